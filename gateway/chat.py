@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
-from students.engine import EMPTY, Message, Sampling
+from students.engine import Message, Prompt, Sampling
 
 Seat = Literal["teacher", "student"]
 Stage = Literal["guidance", "answer", "fallback"]
@@ -66,10 +66,10 @@ class Chat:
     stream: bool = False
     stream_usage: bool = False
     needs: frozenset[Need] = frozenset()
-    options: Mapping[str, Any] = EMPTY
-    teacher_options: Mapping[str, Any] = EMPTY
+    options: Mapping[str, Any] = field(default_factory=dict)
+    teacher_options: Mapping[str, Any] = field(default_factory=dict)
     overrides: Overrides = Overrides()
-    metadata: Mapping[str, str] = EMPTY
+    metadata: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
 
     @property
@@ -100,6 +100,7 @@ class Plan:
     placement: Placement = "prefix"
     on_teacher_failure: Literal["student", "error"] = "student"
     on_student_failure: Literal["teacher", "error"] = "teacher"
+    teacher_sampling: Sampling = field(default_factory=Sampling)
     student_sampling: Sampling = field(default_factory=Sampling)
     propensity: float = 1.0
 
@@ -110,7 +111,11 @@ class Call:
 
     `bound` is the most it can cost, None when that is unknown. Times are seconds: `started` since the epoch,
     `first_token` and `duration` since `started`; None: it has not happened. `usage` is None until known.
-    `error` is the name of an `EngineError` leaf. `cut` is True when we ended the call before its own end.
+    `tier` is the service tier that the upstream says it used. `error` is the name of an `EngineError` leaf. `cut` is
+    True when we ended the call before its own end.
+    `asked`, `route`, `strategy` and `caller` are the request's (its model name, its plan, its caller's id), so that
+    the ledger can tell whose call it was when the process died before the request was settled; None: not told.
+    `prompt` and `spoken` (the text so far) serve to count what an upstream did not report; they are never stored.
     """
 
     id: str
@@ -128,7 +133,14 @@ class Call:
     finish: str | None = None
     error: str | None = None
     cut: bool = False
+    tier: str | None = None
     line: Line | None = None
+    asked: str | None = None
+    route: str | None = None
+    strategy: StrategyName | None = None
+    caller: str | None = None
+    prompt: Prompt | None = None
+    spoken: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,7 @@ class Exchange:
 
     `visible` is the usage as the client sees it: the prompt once, and the tokens of the text it was sent.
     `started` is seconds since the epoch, `first_token` and `duration` seconds since `started`.
+    `answer` is the text that was sent, in pieces; `receipt` is plain JSON data, None until the exchange is settled.
     """
 
     chat: Chat
@@ -166,3 +179,4 @@ class Exchange:
     first_token: float | None = None
     duration: float | None = None
     answer: list[str] = field(default_factory=list)
+    receipt: Mapping[str, Any] | None = None

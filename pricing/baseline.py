@@ -1,11 +1,15 @@
-"""Baseline: what the teacher alone would have cost. (Interface; see the docstrings.)"""
+"""Baseline: what the teacher alone would have cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
 from typing import Literal
 
 from pricing.money import Money
+from pricing.price import Price
+from pricing.usage import Usage
 
 Method = Literal["measured", "calibrated", "same_length"]
 
@@ -24,3 +28,45 @@ class Baseline:
     likely: Money | None
     high: Money | None
     output_tokens: int | None = None
+
+
+def measured(amount: Money | None, output_tokens: int | None) -> Baseline:
+    """The baseline of a request that the teacher did answer: what that cost; None when it could not be priced."""
+    return Baseline("measured", amount, amount, amount, output_tokens)
+
+
+def same_length(
+    price: Price | None,
+    *,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    cached: int | None = None,
+    cache_write: int | None = None,
+    ratio_low: float = 0.5,
+    ratio_high: float = 2.0,
+    max_tokens: int | None = None,
+) -> Baseline:
+    """The baseline if the teacher had written as many tokens as were shown.
+
+    `price` is the teacher's; `input_tokens`, `cached` and `cache_write` are the buckets that the teacher's prompt
+    would have had (inclusive, as in `Usage`), `output_tokens` the tokens shown to the caller. The range is that
+    number times `ratio_low` (rounded down) and `ratio_high` (rounded up). No answer, likely or not, is longer than
+    the caller's `max_tokens`. Hidden reasoning of the teacher is not in it: nobody knows how much there would
+    have been. Amounts are None when the price or a count is unknown. ValueError unless low <= 1 <= high.
+    """
+    if not 0 <= ratio_low <= 1 <= ratio_high:
+        raise ValueError(f"the ratios must be around 1, not {ratio_low} and {ratio_high}")
+    if output_tokens is None:
+        return Baseline("same_length", None, None, None)
+
+    def capped(tokens: int) -> int:
+        return tokens if max_tokens is None else min(tokens, max_tokens)
+
+    def cost(output: int) -> Money | None:
+        return price.cost(Usage(input_tokens, output, cached, cache_write)) if price else None
+
+    # Through the shortest decimal form of the ratio: 1.1 times 10 is 11, not 12.
+    low = capped(floor(output_tokens * Fraction(str(ratio_low))))
+    likely = capped(output_tokens)
+    high = capped(ceil(output_tokens * Fraction(str(ratio_high))))
+    return Baseline("same_length", cost(low), cost(likely), cost(high), likely)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
+from fractions import Fraction
 from typing import ClassVar
 
 NANO = 1_000_000_000
@@ -25,7 +26,8 @@ class Money:
     @classmethod
     def usd(cls, dollars: str | int | float | Decimal) -> Money:
         """The amount nearest to `dollars` (a float goes through its shortest decimal form, so 0.1 is 0.1)."""
-        return cls(int((Decimal(str(dollars)) * NANO).to_integral_value(ROUND_HALF_EVEN)))
+        # A Fraction rounds half to even and once; a Decimal would first round its product to the context's digits.
+        return cls(round(Fraction(Decimal(str(dollars))) * NANO))
 
     @classmethod
     def total(cls, amounts: Iterable[Money]) -> Money:

@@ -8,15 +8,12 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from pricing.usage import Usage
 
 Message = Mapping[str, Any]
 """One chat message in OpenAI's shape, as the caller wrote it; never changed in place."""
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Ability(enum.Flag):
@@ -67,7 +64,7 @@ class Prompt:
     prefix: str = ""
     sampling: Sampling = field(default_factory=Sampling)
     n: int = 1
-    options: Mapping[str, Any] = EMPTY
+    options: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     stream: bool = True
 

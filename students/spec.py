@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 Prefill = Literal["continue_flag", "implicit", "prefix_field", "raw_completion", "context"]
 """How a server is told to continue a text; `context`: it cannot, see `students.prefill`."""
 
 
-class Spec(BaseModel):
-    """What all kinds share. Unknown keys are refused."""
+class Strict(BaseModel):
+    """Frozen settings. An unknown key is refused, and the nearest known one is named."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _known_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(cls.model_fields))}"
+                    raise ValueError(f"unknown key {key!r}; {hint}")
+        return handler(value)
+
+
+class Spec(Strict):
+    """What all kinds of upstream share."""
 
     max_concurrent: int = Field(256, ge=1, description="Calls under way at once; more wait.")
     max_output: int = Field(
         16_384,
         ge=1,
-        description="The most tokens an answer can have when the caller sets no "
-        "limit: the bound that an unfinished call is booked at.",
+        description="The most tokens an answer can have when the caller sets no limit: the bound that an unfinished "
+        "call is booked at.",
     )
 
 
-class Deadlines(BaseModel):
+class Deadlines(Strict):
     """Seconds until an upstream is given up."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     connect: float = Field(5.0, gt=0)
     first_token: float = Field(60.0, gt=0, description="From sending the request to the first event of the answer.")
@@ -78,6 +93,13 @@ class OpenAISpec(Spec):
         description="Name of another upstream that takes this seat, priced as if it "
         "were this model, while the key's environment variable is not set.",
     )
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_not_a_secret(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("is the NAME of an environment variable that holds the key, never the key itself")
+        return value
 
 
 class LlamaCppSpec(Spec):

@@ -117,7 +117,7 @@ class Ledger(Protocol):
         """One entry with its calls as plain data (amounts in nano-dollars), or None."""
         ...
 
-    async def savings(self, query: Query = Query()) -> Sequence[SavingsRow]:  # noqa: B008 - frozen
+    async def savings(self, query: Query = Query()) -> Sequence[SavingsRow]:
         """Sums of the settled entries, one row a group, ordered by group."""
         ...
 

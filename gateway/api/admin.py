@@ -1,0 +1,89 @@
+"""Admin: the accounts as JSON, under `/gkt/v1`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import fastapi
+from fastapi import APIRouter
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from starlette.responses import JSONResponse, Response
+
+from gateway.api.routes import ACaller, AGateway
+from gateway.chat import StrategyName
+from gateway.errors import NotFound
+from gateway.ledger.entry import Query, SavingsRow
+from pricing.money import Money
+
+router = APIRouter(prefix="/gkt/v1")
+
+
+def instant(value: Any) -> float:
+    """Seconds since the epoch, from such seconds, a date (its first moment in UTC) or a time; without a zone: UTC."""
+    text = str(value).strip()
+    if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text):
+        return float(text)
+    try:
+        # A plus sign in a query that was not escaped arrives as a space.
+        moment = datetime.fromisoformat(re.sub(r" (?=\d\d:?\d\d$)", "+", text) if "T" in text else text)
+    except ValueError:
+        raise ValueError("expected a date (2026-11-24), a time (2026-11-24T12:00Z) or seconds since 1970.") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+Instant = Annotated[float, BeforeValidator(instant)]
+
+
+class SavingsQuery(BaseModel):
+    """What `GET /gkt/v1/savings` understands. `since` is included, `until` is not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Instant | None = None
+    until: Instant | None = None
+    by: Literal["day", "model", "strategy", "caller"] | None = None
+    model: str | None = None
+    strategy: StrategyName | None = None
+
+
+@router.api_route("/savings", methods=["GET", "HEAD"])
+async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGateway, caller: ACaller) -> Response:
+    """Sums of the settled requests, one row a group.
+
+    An amount is `{"usd": "0.000312", "nano_usd": 312000}`: exact, as a decimal string and as a whole number of
+    nano-dollars. Null: unknown.
+    """
+    asked = query.model_dump()
+    rows = await gateway.ledger.savings(Query(**asked))
+    return JSONResponse({"object": "list", "currency": "USD", **asked, "data": [savings_row(row) for row in rows]})
+
+
+@router.api_route("/requests/{request_id}", methods=["GET", "HEAD"])
+async def request(request_id: str, gateway: AGateway, caller: ACaller) -> Response:
+    """One settled request with its calls; amounts are whole nano-dollars."""
+    entry = await gateway.ledger.entry(request_id)
+    if entry is None:
+        raise NotFound(f"No settled request has the id '{request_id[:64]}'.", param="id", code="request_not_found")
+    return JSONResponse(dict(entry))
+
+
+def savings_row(row: SavingsRow) -> dict[str, Any]:
+    """A row of sums as plain data."""
+    return {each.name: _plain(getattr(row, each.name)) for each in fields(row)}
+
+
+def amount(money: Money) -> dict[str, Any]:
+    """An exact amount, for readers and for machines."""
+    return {"usd": str(money).replace("$", ""), "nano_usd": money.nano}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Money):
+        return amount(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,69 @@
+"""Routes: the models that can be asked for, and whether the gateway is well."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Header, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.chat import Caller
+from gateway.errors import NotFound
+from gateway.pipeline import Gateway
+
+router = APIRouter()
+
+STARTED = int(time.time())
+"""OpenAI's `created` of a model; a route of this gateway has no older birthday than this process."""
+
+
+async def the_gateway(request: Request) -> Gateway:
+    """The gateway that the lifespan of the application opened."""
+    return cast("Gateway", request.app.state.gateway)
+
+
+async def the_caller(
+    gateway: Annotated[Gateway, Depends(the_gateway)], authorization: Annotated[str | None, Header()] = None
+) -> Caller:
+    """Who asks. Raises `Unauthorized`."""
+    return gateway.auth.caller(authorization)
+
+
+AGateway = Annotated[Gateway, Depends(the_gateway)]
+ACaller = Annotated[Caller, Depends(the_caller)]
+
+
+@router.api_route("/v1/models", methods=["GET", "HEAD"])
+async def models(gateway: AGateway, caller: ACaller) -> dict[str, Any]:
+    """The names that the caller can ask for, in OpenAI's shape."""
+    return {"object": "list", "data": [_model(name) for name in gateway.models(caller)]}
+
+
+@router.api_route("/v1/models/{name:path}", methods=["GET", "HEAD"])
+async def model(name: str, gateway: AGateway, caller: ACaller) -> dict[str, Any]:
+    """One of them; a name that `*` serves is one too."""
+    if not name or not gateway.knows(name, caller):
+        raise NotFound(
+            f"The model '{name[:200]}' does not exist or you do not have access to it.",
+            param="model",
+            code="model_not_found",
+        )
+    return _model(name)
+
+
+@router.api_route("/healthz", methods=["GET", "HEAD"])
+async def healthz() -> dict[str, str]:
+    """The process is up. Asks nobody."""
+    return {"status": "ok"}
+
+
+@router.api_route("/readyz", methods=["GET", "HEAD"])
+async def readyz(gateway: AGateway) -> Response:
+    """Whether chats can be answered now: 200 or 503, with the state of every upstream."""
+    state = await gateway.readiness()
+    return JSONResponse(state, 200 if state["ready"] else 503)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": STARTED, "owned_by": "gkt"}

@@ -1,0 +1,271 @@
+"""Bookkeeper: an exchange that is over becomes an `Entry`, and an entry a receipt. Pure; no I/O.
+
+What an upstream did not report is counted here, and marked so; what nobody can know stays None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gateway.chat import Call, Exchange
+from gateway.config import GUIDED, BaselineConfig
+from gateway.ledger.entry import Entry
+from gateway.strategies.prompts import Prompts
+from gateway.upstreams import Upstream
+from pricing import tokens
+from pricing.baseline import Baseline, measured, same_length
+from pricing.bill import Line
+from pricing.book import Price, PriceBook
+from pricing.money import Money
+from pricing.usage import Usage
+
+NOT_BILLED = frozenset({"Unavailable", "Overloaded", "Refused", "PromptTooLong"})
+"""Errors before the first word after which a provider bills nothing."""
+
+LONGEST_COUNT = 200_000
+"""Characters beyond which a text is estimated by its length rather than tokenized: counting must not stall others."""
+
+
+class Bookkeeper:
+    """Prices calls, finds the baseline, and writes entries and receipts."""
+
+    def __init__(
+        self,
+        book: PriceBook,
+        upstreams: Mapping[str, Upstream],
+        prompts: Prompts,
+        baseline: BaselineConfig,
+        *,
+        store_text: bool = False,
+    ) -> None:
+        self._book = book
+        self._upstreams = upstreams
+        self._prompts = prompts
+        self._baseline_config = baseline
+        self._store_text = store_text
+
+    def entry(self, exchange: Exchange) -> Entry:
+        """Price every call of the exchange (their `usage` and `line` are completed in place) and sum it up."""
+        chat, plan = exchange.chat, exchange.plan
+        for call in exchange.calls:
+            self._price(call)
+        if exchange.visible is None:
+            exchange.visible = self._seen(exchange)
+        visible, guidance = exchange.visible, exchange.guidance
+        return Entry(
+            request_id=chat.id,
+            at=exchange.started,
+            model=chat.model,
+            route=plan.route,
+            strategy=plan.strategy,
+            why=plan.why,
+            caller=exchange.caller.id,
+            outcome=exchange.outcome,
+            stream=chat.stream,
+            calls=tuple(exchange.calls),
+            baseline=self._baseline(exchange, visible),
+            teacher=plan.teacher,
+            student=plan.student,
+            error=exchange.error,
+            wasted=guidance.wasted if guidance else None,
+            stand_in=any(call.stand_in for call in exchange.calls),
+            propensity=plan.propensity,
+            first_token=exchange.first_token,
+            duration=exchange.duration,
+            visible_input=visible.input,
+            visible_output=visible.output,
+            teacher_tokens=_sum(
+                call.usage.output if call.usage else None for call in exchange.calls if call.seat == "teacher"
+            ),
+            text={"messages": list(chat.messages), "answer": "".join(exchange.answer)} if self._store_text else None,
+        )
+
+    def _price(self, call: Call) -> None:
+        """Complete the call's usage, and price it as of its moment, in the tier that the upstream names."""
+        usage = call.usage if call.usage is not None else _counted(call)
+        price = self._book.price(call.model, tier=call.tier, moment=call.started, input_tokens=usage.input)
+        if price is not None and price.per_hour is not None and usage.seconds is None:
+            usage = replace(usage, seconds=call.duration)
+        call.usage = usage
+        amount = price.cost(usage) if price is not None else None
+        call.line = Line(call.stage, call.model, usage, price, amount, call.stand_in is not None)
+
+    def _seen(self, exchange: Exchange) -> Usage:
+        """The client's usage when no model could say it: counted over the text that was sent."""
+        if not exchange.answer:
+            return Usage(0, 0, source="counted")
+        first = exchange.calls[0] if exchange.calls else None
+        count = tokens.count("".join(exchange.answer), first.model if first else "")
+        prompt = first.usage.input if first and first.usage else None
+        return Usage(prompt, count.tokens, source=count.source)
+
+    def _baseline(self, exchange: Exchange, visible: Usage) -> Baseline | None:
+        """What the teacher alone would have cost; None where the plan has no teacher to compare with.
+
+        Where the teacher did give the whole answer, that is measured. A request that delivered nothing has a
+        baseline of nothing: whatever it cost is a loss.
+        """
+        plan, chat, guidance = exchange.plan, exchange.chat, exchange.guidance
+        if plan.teacher is None:
+            return None
+        first = exchange.calls[0] if exchange.calls else None
+        own = plan.strategy == "teacher" or (
+            plan.strategy == "cut-off" and plan.placement == "prefix" and guidance is not None and guidance.complete
+        )
+        if (
+            own
+            and first is not None
+            and first.line is not None
+            and len(exchange.calls) == 1
+            and exchange.outcome == "ok"
+        ):
+            return measured(first.line.amount, first.usage.output if first.usage else None)
+        if not visible.output and exchange.outcome != "ok":
+            return Baseline("same_length", Money.ZERO, Money.ZERO, Money.ZERO, 0)
+        model = plan.teacher_model or self._upstreams[plan.teacher].model
+        asked = first.usage if first is not None and first.seat == "teacher" else None
+        return same_length(
+            self._book.price(model, moment=exchange.started, input_tokens=visible.input),
+            input_tokens=visible.input,
+            output_tokens=visible.output,
+            cached=_at_most(asked.cached if asked else None, visible.input),
+            cache_write=asked.cache_write if asked and not asked.cached else None,
+            ratio_low=self._baseline_config.length_ratio_low,
+            ratio_high=self._baseline_config.length_ratio_high,
+            max_tokens=None if chat.max_tokens is None else chat.max_tokens * chat.n,
+        )
+
+
+def receipt(exchange: Exchange, entry: Entry) -> dict[str, Any]:
+    """The receipt as plain data: dollars as exact decimal strings, times in seconds, None for what is unknown."""
+    plan, guidance, spent, baseline = exchange.plan, exchange.guidance, entry.spent, entry.baseline
+    likely = baseline.likely if baseline else None
+    saved = likely - spent if likely is not None and spent is not None else None
+    data: dict[str, Any] = {
+        "request_id": entry.request_id,
+        "route": plan.route,
+        "strategy": plan.strategy,
+        "why": plan.why,
+        "outcome": entry.outcome,
+        "stages": [_stage(call) for call in entry.calls],
+        "guidance": None,
+        "cost_usd": _usd(spent),
+        "unpriced": sum(call.line is None or call.line.amount is None for call in entry.calls),
+        "baseline": baseline
+        and {
+            "method": baseline.method,
+            "low_usd": _usd(baseline.low),
+            "likely_usd": _usd(baseline.likely),
+            "high_usd": _usd(baseline.high),
+            "output_tokens": baseline.output_tokens,
+        },
+        "saved_usd": _usd(saved),
+        "saved_share": saved.nano / likely.nano if saved is not None and likely else None,
+        "first_token_s": _seconds(entry.first_token),
+        "total_s": _seconds(entry.duration),
+    }
+    if plan.strategy in GUIDED:
+        data["guidance"] = {
+            "budget_tokens": plan.guidance_tokens,
+            "placement": plan.placement,
+            "prompt": plan.guidance_prompt,
+            "text_chars": len(guidance.text) if guidance and plan.placement == "prefix" else 0,
+            "tokens": guidance.tokens if guidance else None,
+            "complete": guidance.complete if guidance else None,
+            "wasted": guidance.wasted if guidance else None,
+        }
+    stand_in = next((call.stand_in for call in entry.calls if call.stand_in), None)
+    if stand_in is not None:
+        data["notice"] = f"stand-in, priced as if it were the teacher: {stand_in} answered in the teacher's seat"
+    return data
+
+
+def _stage(call: Call) -> dict[str, Any]:
+    line, usage = call.line, call.usage or Usage()
+    price = line.price if line else None
+    return {
+        "stage": call.stage,
+        "seat": call.seat,
+        "upstream": call.upstream,
+        "model": call.model,
+        "stand_in": call.stand_in,
+        "usage": {
+            "input": usage.input,
+            "cached": usage.cached,
+            "cache_write": usage.cache_write,
+            "output": usage.output,
+            "reasoning": usage.reasoning,
+            "seconds": _seconds(usage.seconds),
+            "source": usage.source,
+        },
+        "price": price and _rates(price),
+        "cost_usd": _usd(line.amount) if line else None,
+        "first_token_s": _seconds(call.first_token),
+        "total_s": _seconds(call.duration),
+        "finish": call.finish,
+        "error": call.error,
+        "cut": call.cut,
+    }
+
+
+def _rates(price: Price) -> dict[str, Any]:
+    """Dollars per million tokens, or per hour."""
+    rates = {name: _usd(getattr(price, name)) for name in ("input", "output", "cached", "cache_write", "per_hour")}
+    return {
+        "source": price.source,
+        "row": price.row,
+        **{name: rate for name, rate in rates.items() if rate is not None},
+    }
+
+
+def _usd(amount: Money | None) -> str | None:
+    return None if amount is None else f"{amount.dollars:f}"
+
+
+def _seconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def _at_most(part: int | None, whole: int | None) -> int | None:
+    return part if part is None or whole is None else min(part, whole)
+
+
+def _counted(call: Call) -> Usage:
+    """The usage of a call that reported none: cut short, failed, or from an upstream that does not say."""
+    if call.error in NOT_BILLED and not call.spoken:
+        return Usage(0, 0, source="estimated")
+    written = _count("".join(call.spoken), call.model)
+    prompt = _count(_words(call), call.model)
+    exact = prompt.source == written.source == "counted"
+    return Usage(prompt.tokens, written.tokens, source="counted" if exact else "estimated")
+
+
+def _words(call: Call) -> str:
+    """The text of a call's prompt, without what a template adds."""
+    if call.prompt is None:
+        return ""
+    parts: list[str] = []
+    for message in call.prompt.messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            parts.append(content)
+        elif isinstance(content, list):
+            parts += [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "\n".join([*parts, call.prompt.prefix])
+
+
+def _count(text: str, model: str) -> tokens.Count:
+    if len(text) > LONGEST_COUNT:
+        return tokens.Count(len(text.encode()) // 4, "estimated")
+    return tokens.count(text, model)

@@ -1,0 +1,92 @@
+"""Bootstrap: the one place that builds everything a gateway needs, and closes it in reverse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from gateway.auth import Authenticator
+from gateway.config import Config
+from gateway.errors import ConfigError
+from gateway.ledger.sql import SqlLedger
+from gateway.pipeline import Gateway
+from gateway.planner import Planner
+from gateway.strategies.prompts import Prompts
+from gateway.upstreams import Upstream
+from pricing.book import PriceBook
+from students.build import MissingKey, build
+from students.engine import Engine
+from students.spec import OpenAISpec
+
+log = structlog.get_logger("gateway.bootstrap")
+
+
+@asynccontextmanager
+async def open_gateway(
+    config: Config, *, environ: Mapping[str, str] = os.environ, engines: Mapping[str, Engine] | None = None
+) -> AsyncGenerator[Gateway, None]:
+    """Build a gateway, reach and probe its upstreams, and close all of it at the end.
+
+    `engines` replaces upstreams of the configuration by name; they are closed too. Raises `ConfigError` when the
+    configuration cannot work. An upstream that cannot be reached now is logged, and tried again by `/readyz`.
+    """
+    async with AsyncExitStack() as stack:
+        prompts = Prompts(config.prompts)
+        book = PriceBook.from_config(config.prices)
+        book.load()
+        upstreams = seats(config, environ, engines or {})
+        for engine in {id(upstream.engine): upstream.engine for upstream in upstreams.values()}.values():
+            stack.push_async_callback(engine.aclose)
+        planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance)
+        planner.check()
+        ledger = await SqlLedger.open(config.ledger.url, text=config.ledger.store_text, limit=config.ledger.queue)
+        stack.push_async_callback(ledger.aclose)
+        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, Authenticator(keys(config, environ)))
+        for name, state in (await gateway.readiness())["upstreams"].items():
+            if not state["ready"]:
+                log.warning("upstream is not ready", upstream=name, error=state["error"])
+        planner.check()
+        yield gateway
+        gateway.closing = True
+
+
+def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engine]) -> dict[str, Upstream]:
+    """Every configured upstream with its engine; a stand-in sits where a key is missing. Raises `ConfigError`."""
+    built: dict[str, Engine] = dict(engines)
+    missing: dict[str, MissingKey] = {}
+    for name, spec in config.upstreams.items():
+        if name not in built:
+            try:
+                built[name] = build(name, spec, environ=environ)
+            except MissingKey as error:
+                missing[name] = error
+    seated: dict[str, Upstream] = {}
+    for name, spec in config.upstreams.items():
+        stand_in = spec.stand_in if isinstance(spec, OpenAISpec) and name in missing else None
+        if name in missing and stand_in is None:
+            raise ConfigError(f"upstream {name!r}: {missing[name]}")
+        if stand_in is not None and stand_in not in built:
+            raise ConfigError(f"upstream {name!r}: its stand-in {stand_in!r} cannot be built: {missing[stand_in]}")
+        engine = built[stand_in or name]
+        seated[name] = Upstream(name, engine, spec.model, spec.max_output, _longest(spec), stand_in)
+    return seated
+
+
+def keys(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """The callers' keys from the environment. Raises `ConfigError` when they are named but not there."""
+    name = config.server.keys_env
+    if name is None:
+        return []
+    found = [key.strip() for key in environ.get(name, "").split(",") if key.strip()]
+    if not found:
+        raise ConfigError(f"server.keys_env: the environment variable {name} is not set, or holds no key")
+    return found
+
+
+def _longest(spec: object) -> float:
+    """Seconds after which a call to this upstream is given up."""
+    deadlines = getattr(spec, "deadlines", None)
+    return float(deadlines.total) if deadlines is not None else 600.0

@@ -1,0 +1,242 @@
+"""Config: everything an operator can say, frozen and checked; `config.yaml` is the commented example."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from gateway.chat import Need, Overrides, Placement, StrategyName
+from gateway.errors import ConfigError
+from pricing.book import PriceBook
+from students.engine import Sampling
+from students.spec import LlamaCppSpec, OpenAISpec, Strict, UpstreamSpec
+
+GUIDED: tuple[StrategyName, ...] = ("cut-off", "concise", "hint")
+Instead = Literal["teacher", "student", "context", "refuse"]
+
+
+class OwnSampling(Strict):
+    """Sampling settings of a route's own, in the API's words; None: the model's default."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+
+    def sampling(self) -> Sampling:
+        """The same, as an engine takes it."""
+        return Sampling(**self.model_dump())
+
+
+class Server(Strict):
+    """Where the gateway listens and how much it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535, description="0: any free port.")
+    keys_env: str | None = Field(
+        None,
+        description="Name of the environment variable with the keys of callers, separated by commas; "
+        "without it the gateway listens on loopback only.",
+    )
+    max_body_bytes: int = Field(20_000_000, ge=1_000)
+    max_in_flight: int = Field(1_000, ge=1, description="Requests under way at once; more are answered 503.")
+    drain_seconds: float = Field(30.0, ge=0, description="How long a stop waits for answers under way.")
+
+
+class LedgerConfig(Strict):
+    """Where accounts are kept."""
+
+    url: str = Field("sqlite:///gkt-ledger.db", description="An SQLAlchemy URL; sqlite:// keeps it in memory.")
+    store_text: bool = Field(False, description="Keep prompts and answers beside the accounts.")
+    queue: int = Field(10_000, ge=100, description="Rows that may wait to be written; more are answered 503.")
+
+
+class BaselineConfig(Strict):
+    """How far the teacher's answer may be from the length of the one that was shown."""
+
+    length_ratio_low: float = Field(0.5, gt=0, le=1)
+    length_ratio_high: float = Field(2.0, ge=1)
+
+
+class Route(Strict):
+    """What a model name means."""
+
+    strategy: StrategyName = "cut-off"
+    teacher: str | None = Field(None, description="Name of an upstream.")
+    student: str | None = Field(None, description="Name of an upstream.")
+    teacher_model: str | None = Field(
+        None, description="Ask the teacher's upstream for this model; `*`: the name asked for."
+    )
+    guidance_tokens: int = Field(40, ge=1, le=4096)
+    guidance_prompt: str | None = Field(None, description="Name of a prompt; None: the strategy's own.")
+    placement: Placement | None = Field(None, description="None: prefix for cut-off and concise, context for hint.")
+    on_teacher_failure: Literal["student", "error"] = "student"
+    on_student_failure: Literal["teacher", "error"] = "teacher"
+    teacher_sampling: OwnSampling = Field(OwnSampling(temperature=0.0), description="For guidance.")
+    student_sampling: OwnSampling = Field(
+        OwnSampling(temperature=0.8, top_p=0.9), description="Where the caller says nothing; the paper's settings."
+    )
+    unguidable: dict[Need, Instead] = Field(default_factory=dict, description="Replaces single rules of the top level.")
+    overrides: list[str] | None = Field(None, description="Which overrides a request may use; None: all.")
+
+    @field_validator("overrides")
+    @classmethod
+    def _known_overrides(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or []:
+            if name not in Overrides.__slots__:
+                raise ValueError(f"unknown override {name!r}; known are: {', '.join(Overrides.__slots__)}")
+        return value
+
+    @property
+    def guided(self) -> bool:
+        """True when the strategy lets the teacher begin and the student go on."""
+        return self.strategy in GUIDED
+
+
+def default_upstreams() -> dict[str, UpstreamSpec]:
+    """The embedded student, and OpenAI as the teacher while OPENAI_API_KEY is set."""
+    return {
+        "teacher": OpenAISpec(
+            model="gpt-6-sol",
+            api_key_env="OPENAI_API_KEY",
+            limit_field="max_completion_tokens",
+            reasoning_effort="none",
+            images=True,
+            stand_in="student",
+        ),
+        "student": LlamaCppSpec(),
+    }
+
+
+def default_routes() -> dict[str, Route]:
+    """One name for each strategy, and `*` for every other model name."""
+    both = {"teacher": "teacher", "student": "student"}
+    return {
+        "gkt": Route(strategy="cut-off", **both),
+        "gkt-concise": Route(strategy="concise", **both),
+        "gkt-hint": Route(strategy="hint", **both),
+        "teacher": Route(strategy="teacher", teacher="teacher"),
+        "student": Route(strategy="student", teacher="teacher", student="student"),
+        "*": Route(strategy="cut-off", teacher_model="*", **both),
+    }
+
+
+def default_prices() -> dict[str, Any]:
+    """A guess for the embedded student: a virtual core at $0.04 an hour, 135 tokens/s out and 1,100 tokens/s in."""
+    return {"smollm2-135m-instruct": {"input": 0.01, "output": 0.08}}
+
+
+def default_unguidable() -> dict[Need, Instead]:
+    """What is done instead for chats whose answer cannot be glued from two models' texts."""
+    return {
+        "tools": "teacher",
+        "json": "teacher",
+        "images": "teacher",
+        "audio": "teacher",
+        "web_search": "teacher",
+        "predicted_output": "teacher",
+        "prefix": "student",
+    }
+
+
+class Config(Strict):
+    """The whole configuration. `Config()` is what the gateway runs on when there is no file."""
+
+    server: Server = Server()
+    ledger: LedgerConfig = LedgerConfig()
+    upstreams: dict[str, UpstreamSpec] = Field(default_factory=default_upstreams)
+    routes: dict[str, Route] = Field(default_factory=default_routes)
+    prices: dict[str, Any] = Field(
+        default_factory=default_prices, description="Dollars per million tokens or per hour; see `pricing.configured`."
+    )
+    prompts: dict[str, Path] = Field(default_factory=dict, description="Further guidance prompts: name -> text file.")
+    unguidable: dict[Need, Instead] = Field(default_factory=default_unguidable)
+    baseline: BaselineConfig = BaselineConfig()
+
+    @field_validator("unguidable")
+    @classmethod
+    def _all_rules(cls, value: dict[Need, Instead]) -> dict[Need, Instead]:
+        return default_unguidable() | value
+
+    @field_validator("prices")
+    @classmethod
+    def _prices(cls, value: dict[str, Any]) -> dict[str, Any]:
+        PriceBook.from_config(value)
+        return value
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for name, route in self.routes.items():
+            for seat in ("teacher", "student"):
+                upstream = getattr(route, seat)
+                needed = route.guided or route.strategy == seat
+                if upstream is None and needed:
+                    raise ValueError(f"route {name!r}: strategy {route.strategy!r} needs a {seat}")
+                if upstream is not None and upstream not in self.upstreams:
+                    raise ValueError(
+                        f"route {name!r}: {seat} {upstream!r} is not among the upstreams: {', '.join(self.upstreams)}"
+                    )
+            if route.strategy == "hint" and route.placement == "prefix":
+                raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
+        for name, spec in self.upstreams.items():
+            if isinstance(spec, OpenAISpec) and spec.stand_in is not None:
+                other = self.upstreams.get(spec.stand_in)
+                if other is None or spec.stand_in == name or getattr(other, "stand_in", None):
+                    raise ValueError(
+                        f"upstream {name!r}: stand_in {spec.stand_in!r} is not another upstream that stands for itself"
+                    )
+        return self
+
+    @classmethod
+    def load(cls, path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> Config:
+        """Read `path`; None: the file that GKT_CONFIG names, else ./config.yaml, else the embedded defaults.
+
+        Relative file names inside the file are relative to the file. Raises `ConfigError` that names the place.
+        """
+        if path is None:
+            named = environ.get("GKT_CONFIG")
+            path = Path(named) if named else Path("config.yaml") if Path("config.yaml").is_file() else None
+        if path is None:
+            return cls()
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from error
+        return cls.parse(data, where=str(path), base=path.parent)
+
+    @classmethod
+    def parse(cls, data: Any, *, where: str = "configuration", base: Path | None = None) -> Config:
+        """Check plain data; raises `ConfigError` with one line for each fault."""
+        if data is not None and not isinstance(data, dict):
+            raise ConfigError(f"{where}: must be a mapping of sections")
+        try:
+            config = cls.model_validate(data or {})
+        except ValidationError as error:
+            faults = [_fault(item) for item in error.errors(include_url=False)]
+            raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(faults))) from None
+        if base is None:
+            return config
+        prompts = {name: base / file for name, file in config.prompts.items()}
+        upstreams = {name: _anchored(spec, base) for name, spec in config.upstreams.items()}
+        return config.model_copy(update={"prompts": prompts, "upstreams": upstreams})
+
+
+def _anchored(spec: Any, base: Path) -> Any:
+    files = {
+        key: base / value for key in ("gguf", "file", "log") if isinstance(value := getattr(spec, key, None), Path)
+    }
+    return spec.model_copy(update=files) if files else spec
+
+
+def _fault(item: Any) -> str:
+    place = ".".join(str(part) for part in item["loc"] if part not in ("openai_api", "llamacpp", "replay", "scripted"))
+    text = item["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else str(text)

@@ -1,0 +1,174 @@
+"""Between the gateway's data and the ledger's rows: tuples in the order of the table's columns, and back to plain data.
+
+Tuples, because they go to the database driver as they are: this is on the path of every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from gateway.chat import Call
+from gateway.ledger.entry import Entry
+from pricing.book import Price
+from pricing.money import Money
+
+Row = tuple[Any, ...]
+
+STAGES = ("guidance", "answer", "fallback")
+RATES = ("input", "output", "cached", "cache_write", "per_hour")
+USAGE = ("input", "output", "cached", "cache_write", "reasoning", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A call that is about to be made."""
+
+    call: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """An entry and all its calls, to be written together."""
+
+    request_id: str
+    entry: Row
+    calls: Sequence[Row]
+
+
+def intent(call: Call, run: int) -> Intent:
+    """The open row of `call`, as it is now: later changes to `call` do not reach it."""
+    return Intent(_call_row(call, run, is_open=True))
+
+
+def settlement(entry: Entry, run: int, *, text: bool) -> Settlement:
+    """The rows of `entry`; its text is left out unless `text`."""
+    calls = [_call_row(call, run, is_open=False) for call in entry.calls]
+    return Settlement(entry.request_id, _entry_row(entry, text=text), calls)
+
+
+def day_of(at: float) -> str:
+    """The ISO date, in UTC, of a moment in seconds since the epoch."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def _nano(amount: Money | None) -> int | None:
+    return None if amount is None else amount.nano
+
+
+def _price(price: Price) -> str:
+    rates = {name: _nano(getattr(price, name)) for name in RATES}
+    return orjson.dumps({"model": price.model, "source": price.source, **rates, "row": price.row}).decode()
+
+
+def _call_row(call: Call, run: int, *, is_open: bool) -> Row:
+    line = call.line
+    usage = call.usage or (line.usage if line else None)
+    return (
+        call.request_id,
+        call.id,
+        run,
+        is_open,
+        call.stage,
+        call.seat,
+        call.upstream,
+        call.model,
+        call.stand_in,
+        call.asked,
+        call.route,
+        call.strategy,
+        call.caller,
+        call.started,
+        call.first_token,
+        call.duration,
+        call.finish,
+        call.error,
+        call.cut,
+        *(
+            (usage.input, usage.output, usage.cached, usage.cache_write, usage.reasoning, usage.seconds, usage.source)
+            if usage
+            else (None, None, None, None, None, None, None)
+        ),
+        _price(line.price) if line and line.price else None,
+        _nano(line.amount) if line else None,
+        _nano(call.bound),
+        line.notional if line else False,
+        line.bound if line else False,
+    )
+
+
+def _entry_row(entry: Entry, *, text: bool) -> Row:
+    stages = dict.fromkeys(STAGES, 0)
+    notional = bound = 0
+    unpriced = False
+    for call in entry.calls:
+        line = call.line
+        if line is None or line.amount is None:
+            unpriced = True
+            continue
+        nano = line.amount.nano
+        stages[call.stage] += nano
+        notional += nano if line.notional else 0
+        bound += nano if line.bound else 0
+    priced = sum(stages.values())
+    base = entry.baseline
+    return (
+        entry.request_id,
+        entry.at,
+        day_of(entry.at),
+        entry.model,
+        entry.route,
+        entry.strategy,
+        entry.why,
+        entry.caller,
+        entry.outcome,
+        entry.stream,
+        entry.teacher,
+        entry.student,
+        entry.error,
+        entry.wasted,
+        entry.stand_in,
+        entry.propensity,
+        entry.first_token,
+        entry.duration,
+        entry.visible_input,
+        entry.visible_output,
+        entry.teacher_tokens,
+        None if unpriced else priced,
+        unpriced,
+        *stages.values(),
+        priced,
+        notional,
+        bound,
+        *(
+            (base.method, _nano(base.low), _nano(base.likely), _nano(base.high), base.output_tokens)
+            if base
+            else (None, None, None, None, None)
+        ),
+        orjson.dumps(entry.text, default=str).decode() if text and entry.text is not None else None,
+    )
+
+
+def call_data(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """One call as plain data: usage and price nested, amounts in nano-dollars, None where unknown."""
+    call = dict(row)
+    source = call.pop("usage_source")
+    usage = {name: call.pop(name) for name in USAGE}
+    call["usage"] = None if source is None else {**usage, "source": source}
+    call["price"] = None if call["price"] is None else orjson.loads(call["price"])
+    return call
+
+
+def entry_data(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """One entry as plain data: baseline and spending by stage nested, amounts in nano-dollars, None where unknown."""
+    entry = dict(row)
+    entry["spent_by_stage"] = {stage: entry.pop(f"{stage}_spent") for stage in STAGES}
+    baseline = {name: entry.pop(f"baseline_{name}") for name in ("method", "low", "likely", "high", "tokens")}
+    baseline["output_tokens"] = baseline.pop("tokens")
+    entry["baseline"] = None if baseline["method"] is None else baseline
+    entry["text"] = None if entry["text"] is None else orjson.loads(entry["text"])
+    return entry

@@ -1,0 +1,114 @@
+"""The tables of the ledger: every call, every request, and the processes that wrote them.
+
+Amounts are whole nano-dollars; NULL means unknown, never 0. Times are seconds since the epoch. Nothing here is
+particular to one database: `day` is the ISO date (UTC) as text, JSON is text, and partial indexes exist in both
+SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text, true
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_start", Text, nullable=False),  # empty where the system does not tell
+    Column("heartbeat", Double, nullable=False),
+    Column("ended", Double),  # closed in order, or its calls were recovered
+)
+"""One row for each process that has had the ledger open; what it left open is settled by a later one."""
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("run", ForeignKey("runs.id"), nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("seat", Text, nullable=False),
+    Column("upstream", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("stand_in", Text),
+    # Of the request, so that a recovered entry can be told from its calls alone.
+    Column("asked", Text),
+    Column("route", Text),
+    Column("strategy", Text),
+    Column("caller", Text),
+    Column("started", Double, nullable=False),
+    Column("first_token", Double),
+    Column("duration", Double),
+    Column("finish", Text),
+    Column("error", Text),
+    Column("cut", Boolean, nullable=False),
+    Column("input", BigInteger),
+    Column("output", BigInteger),
+    Column("cached", BigInteger),
+    Column("cache_write", BigInteger),
+    Column("reasoning", BigInteger),
+    Column("seconds", Double),
+    Column("usage_source", Text),  # NULL: there is no usage at all
+    Column("price", Text),  # JSON: the rates, their source and the row they came from
+    Column("amount", BigInteger),
+    Column("bound_amount", BigInteger),
+    Column("notional", Boolean, nullable=False),
+    Column("is_bound", Boolean, nullable=False),
+)
+"""One row a call: inserted open with its bound before the call is made, completed when its request is settled."""
+
+# What recovery looks through; tiny, because calls are open for seconds. A query uses it when it says exactly this.
+is_open = calls.c.is_open == true()
+Index("ix_calls_open", calls.c.run, sqlite_where=is_open, postgresql_where=is_open)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("at", Double, nullable=False, index=True),  # serves time ranges of savings, and newest first
+    Column("day", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("teacher", Text),
+    Column("student", Text),
+    Column("error", Text),
+    Column("wasted", Text),
+    Column("stand_in", Boolean, nullable=False),
+    Column("propensity", Double, nullable=False),
+    Column("first_token", Double),
+    Column("duration", Double),
+    Column("visible_input", BigInteger),
+    Column("visible_output", BigInteger),
+    Column("teacher_tokens", BigInteger),
+    Column("spent", BigInteger),  # NULL when any of its calls is unpriced
+    Column("unpriced", Boolean, nullable=False),
+    # Sums over its priced calls, kept here so that savings reads one table.
+    Column("guidance_spent", BigInteger, nullable=False),
+    Column("answer_spent", BigInteger, nullable=False),
+    Column("fallback_spent", BigInteger, nullable=False),
+    Column("priced_spent", BigInteger, nullable=False),
+    Column("notional_spent", BigInteger, nullable=False),
+    Column("bound_spent", BigInteger, nullable=False),
+    Column("baseline_method", Text),
+    Column("baseline_low", BigInteger),
+    Column("baseline_likely", BigInteger),
+    Column("baseline_high", BigInteger),
+    Column("baseline_tokens", BigInteger),
+    Column("text", Text),  # JSON, only where storing text was switched on
+)
+"""One row a request. No prompt or answer text, unless it was asked for."""

@@ -1,0 +1,122 @@
+"""The ledger on an SQL database: what the gateway opens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import structlog
+
+from gateway.chat import Call
+from gateway.ledger import rows
+from gateway.ledger.entry import Entry, Query, SavingsRow
+from gateway.ledger.store import Store
+from gateway.ledger.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+ALL = Query()
+
+
+class SqlLedger:
+    """A `Ledger` over SQLite or PostgreSQL, for the tasks of the event loop in which it is opened.
+
+    Several processes may have one database open; each recovers what others left when they died, at opening and
+    with every heartbeat. With SQLite, a commit survives the death of the process; the last ones before a loss of
+    power may be missing (WAL with synchronous=NORMAL), and then all of a commit is.
+    """
+
+    def __init__(self, store: Store, run: int, writer: Writer, clock: Callable[[], float], *, text: bool) -> None:
+        self._store = store
+        self._run = run
+        self._writer = writer
+        self._clock = clock
+        self._text = text
+        self._closed: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        text: bool = False,
+        clock: Callable[[], float] = time.time,
+        limit: int = 10_000,
+        patience: float = 5.0,
+        heartbeat: float = 15.0,
+    ) -> Self:
+        """Open the database at `url` (see `Store.open`) and settle what dead processes left open there.
+
+        `text`: keep the text of entries that bring it. `limit`, `patience`: see `Writer`. `heartbeat` is in
+        seconds. Raises `ConfigError` when the database cannot be used. Close it with `aclose`.
+        """
+        store = await asyncio.to_thread(Store.open, url)
+        try:
+            run = await asyncio.to_thread(store.join, clock())
+
+            def recover() -> None:
+                settled = store.recover(run, clock())
+                if settled:
+                    log.warning("ledger settled at their bounds calls that a dead process left open", calls=settled)
+
+            def tick() -> None:
+                store.beat(run, clock())
+                recover()
+
+            await asyncio.to_thread(recover)
+        except BaseException:
+            store.close()
+            raise
+        writer = Writer(store, tick, limit=limit, patience=patience, every=heartbeat)
+        return cls(store, run, writer, clock, text=text)
+
+    @property
+    def waiting(self) -> int:
+        """How many intents and entries are not yet committed."""
+        return self._writer.waiting
+
+    async def intend(self, call: Call) -> None:
+        """Put `call` on record, open, with its bound. Raises `Busy`: it is not on record and must not be made."""
+        await self._writer.intend(rows.intent(call, self._run))
+
+    async def settle(self, entry: Entry) -> None:
+        """Write `entry` and close its calls; a second settle of the same id is ignored.
+
+        An entry is never refused for want of room; while the database fails it waits. Raises `Busy` when the
+        ledger is closed, `GatewayError` when the database refuses the very row. A cancelled wait takes nothing
+        back: the entry is written all the same.
+        """
+        await self._writer.settle(rows.settlement(entry, self._run, text=self._text))
+
+    async def entry(self, request_id: str) -> dict[str, Any] | None:
+        """One entry with its `calls` as plain data (amounts in nano-dollars, None where unknown), or None."""
+        return await asyncio.to_thread(self._store.entry, request_id)
+
+    async def entries(self, query: Query = ALL, *, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest entries that `query` wants, newest first, as plain data without their calls."""
+        return await asyncio.to_thread(self._store.entries, query, limit)
+
+    async def savings(self, query: Query = ALL) -> Sequence[SavingsRow]:
+        """Sums of the settled entries, one row a group, ordered by group; ungrouped: one row named `all`.
+
+        Baselines are summed over the requests that are compared, so that `saved` is `baseline - compared_spent`;
+        `baseline_low` and `baseline_high` are None when one of those requests lacks them. Raises `BadRequest`
+        for a grouping that there is not.
+        """
+        return await asyncio.to_thread(self._store.savings, query)
+
+    async def aclose(self) -> None:
+        """Write everything that waits, then close. Idempotent; goes on to its end when the caller is cancelled."""
+        if self._closed is None:
+            self._closed = asyncio.create_task(self._close())
+        await asyncio.shield(self._closed)
+
+    async def _close(self) -> None:
+        await self._writer.close()
+        try:
+            await asyncio.to_thread(self._store.leave, self._run, self._clock())
+        except Exception as error:  # noqa: BLE001 - a run that could not say goodbye is found dead later
+            log.warning("ledger could not end its run", error=str(error))
+        await asyncio.to_thread(self._store.close)

@@ -1,0 +1,260 @@
+"""The ledger's database: one transaction a method, blocking; no threads and no queues.
+
+SQLAlchemy Core over SQLite or PostgreSQL. The statements on the path of every request are compiled once and given
+to the driver with rows that are tuples already; everything else is ordinary Core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    exc,
+    insert,
+    literal_column,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import StaticPool
+
+from gateway.errors import ConfigError
+from gateway.ledger import migrate, savings
+from gateway.ledger.entry import Query, SavingsRow
+from gateway.ledger.recovery import Process, recover
+from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data
+from gateway.ledger.schema import calls, entries, runs
+
+LOCK_WAIT = 1.0
+"""Seconds that SQLite itself waits for another writer before it says that the database is locked."""
+
+OPENING = 10.0
+"""Seconds to go on trying to open a database that others keep locked."""
+
+FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
+"""What a call knows when it is intended, and settling does not change."""
+
+_UPGRADE_LOCK = 0x676B74  # any number that no other application on the same PostgreSQL takes
+
+
+class Store:
+    """An open database. Any thread may call any method. `close` it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writes = engine.execution_options(writes=True)
+        # All threads share the one connection of a database in memory, and so its transaction.
+        shared = isinstance(engine.pool, StaticPool)
+        self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
+        self._dbapi = engine.dialect.loaded_dbapi
+        self._intend, self._settle_calls, self._settle_entries = _statements(engine)
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Open `sqlite:///path`, `sqlite://` (in memory) or `postgresql+psycopg://...`, and bring it up to date.
+
+        The folder of an SQLite file is made when it is missing. Raises `ConfigError` when it cannot be used.
+        """
+        try:
+            where = make_url(url)
+            engine = _sqlite(where) if where.get_backend_name() == "sqlite" else _postgresql(where)
+        except (exc.ArgumentError, ImportError, OSError) as error:
+            raise ConfigError(f"the ledger cannot be opened: {error}") from error
+        until = time.monotonic() + OPENING
+        while True:
+            try:
+                store = cls(engine)
+                store._upgrade()
+            except exc.DBAPIError as error:
+                if isinstance(error, exc.OperationalError) and "locked" in str(error) and time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
+                engine.dispose()
+                shown = where.render_as_string(hide_password=True)
+                raise ConfigError(f"the ledger {shown} cannot be opened: {error.orig}") from error
+            except BaseException:
+                engine.dispose()
+                raise
+            return store
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self._engine.dispose()
+
+    def join(self, now: float) -> int:
+        """Begin the run of this process; its id."""
+        me = Process.mine()
+        values = {"host": me.host, "pid": me.pid, "process_start": me.start, "heartbeat": now}
+        with self._begin(write=True) as connection:
+            made = connection.execute(insert(runs).values(values)).inserted_primary_key
+        if made is None:
+            raise RuntimeError("the database did not say which row it inserted")
+        return int(made[0])
+
+    def beat(self, run: int, now: float) -> None:
+        """Say that `run` is alive, whatever another process may have thought of it."""
+        with self._begin(write=True) as connection:
+            connection.execute(update(runs).where(runs.c.id == run).values(heartbeat=now, ended=None))
+
+    def leave(self, run: int, now: float) -> None:
+        """End `run` in order."""
+        with self._begin(write=True) as connection:
+            connection.execute(update(runs).where(runs.c.id == run).values(heartbeat=now, ended=now))
+
+    def recover(self, run: int, now: float) -> int:
+        """Settle at its bound what dead runs left open; the number of calls."""
+        with self._begin(write=True) as connection:
+            return recover(connection, run, now)
+
+    def write(self, batch: Sequence[Intent | Settlement]) -> None:
+        """Write all of `batch` in one transaction, or nothing. What is on record already is left as it is.
+
+        An entry that was `recovered` gives way: its process lives after all, and knows the truth.
+        """
+        intents = [item.call for item in batch if isinstance(item, Intent)]
+        settled: dict[str, Settlement] = {}
+        for item in batch:
+            if isinstance(item, Settlement):
+                settled.setdefault(item.request_id, item)
+        while not self._commit(intents, settled):
+            for request_id in self._known(settled):
+                del settled[request_id]
+
+    def _commit(self, intents: list[Row], settled: Mapping[str, Settlement]) -> bool:
+        """Write in one transaction; False, and nothing is written, when an entry is on record already.
+
+        On the driver itself: Core's bookkeeping costs three times what SQLite needs for a small transaction.
+        """
+        new = [item.entry for item in settled.values()]
+        made = [row for item in settled.values() for row in item.calls]
+        with self._gate, closing(self._engine.raw_connection()) as raw:
+            try:
+                cursor = raw.cursor()
+                if self._engine.dialect.name == "sqlite":
+                    cursor.execute("BEGIN IMMEDIATE")
+                if intents:
+                    cursor.executemany(self._intend, intents)
+                if new:
+                    cursor.executemany(self._settle_entries, new)
+                    if cursor.rowcount < len(new):
+                        return False
+                if made:
+                    cursor.executemany(self._settle_calls, made)
+                raw.commit()
+            except self._dbapi.Error as error:
+                if self._engine.dialect.is_disconnect(error, raw.driver_connection, None):
+                    raw.invalidate(error)
+                raise
+        return True
+
+    def _known(self, settled: Mapping[str, Settlement]) -> list[str]:
+        final = (entries.c.request_id.in_(settled), entries.c.outcome != "recovered")
+        with self._begin() as connection:
+            known = list(connection.scalars(select(entries.c.request_id).where(*final)))
+        if not known:
+            raise RuntimeError("the database counted fewer rows than it was given, but knows none of them")
+        return known
+
+    def transient(self, error: BaseException) -> bool:
+        """Whether a failed write may succeed when it is tried again: the database is at fault, not the rows."""
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        if not isinstance(cause, self._dbapi.Error):
+            return isinstance(cause, (OSError, exc.TimeoutError))
+        db = self._dbapi
+        about_rows = isinstance(cause, (db.IntegrityError, db.DataError, db.ProgrammingError, db.InterfaceError))
+        return not about_rows or self._engine.dialect.is_disconnect(cause, None, None)
+
+    def entry(self, request_id: str) -> dict[str, Any] | None:
+        """One entry with its calls in the order in which they began, as plain data; or None."""
+        of_request = select(calls).where(calls.c.request_id == request_id).order_by(calls.c.started, calls.c.id)
+        with self._begin() as connection:
+            row = connection.execute(select(entries).where(entries.c.request_id == request_id)).mappings().first()
+            made = connection.execute(of_request).mappings().all() if row else []
+        return None if row is None else {**entry_data(row), "calls": [call_data(call) for call in made]}
+
+    def entries(self, query: Query, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` entries that `query` wants, without their calls."""
+        wanted = select(entries).where(*savings.wanted(query))
+        newest = wanted.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
+        with self._begin() as connection:
+            return [entry_data(row) for row in connection.execute(newest).mappings()]
+
+    def savings(self, query: Query) -> list[SavingsRow]:
+        """Sums of the entries, one row a group."""
+        with self._begin() as connection:
+            rows = connection.execute(savings.statement(query)).mappings().all()
+        return savings.fold(rows, query)
+
+    @contextmanager
+    def _begin(self, *, write: bool = False) -> Iterator[Connection]:
+        with self._gate, (self._writes if write else self._engine).begin() as connection:
+            yield connection
+
+    def _upgrade(self) -> None:
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:
+                # Outside a transaction, and kept by the file: readers and the writer do not wait for each other.
+                connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
+        with self._begin(write=True) as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+            migrate.upgrade(connection)
+
+
+def _statements(engine: Engine) -> tuple[str, str, str]:
+    """Inserts of whole rows, in the order of their columns: of an open call, of a settled call, of an entry."""
+    made = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+    call = made(calls)
+    closed = {column.name: call.excluded[column.name] for column in calls.columns if column.name not in FIXED}
+    entry = made(entries)
+    true = {column.name: entry.excluded[column.name] for column in entries.columns}
+    inserts = (
+        call.on_conflict_do_nothing(),
+        call.on_conflict_do_update(index_elements=["request_id", "id"], set_=closed),
+        entry.on_conflict_do_update(
+            index_elements=["request_id"], set_=true, where=entries.c.outcome == literal_column("'recovered'")
+        ),
+    )
+    intend, settle_call, settle_entry = (str(insert.compile(dialect=engine.dialect)) for insert in inserts)
+    return intend, settle_call, settle_entry
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        path = Path(str(url.database)).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url.set(database=str(path)))
+
+    @event.listens_for(engine, "connect")
+    def connected(dbapi: Any, record: object) -> None:
+        dbapi.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (f"busy_timeout={LOCK_WAIT * 1000:.0f}", "synchronous=NORMAL", "foreign_keys=ON"):
+            dbapi.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes its lock at once: one that reads first and then writes cannot wait, it can only fail.
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    if url.get_backend_name() != "postgresql":
+        raise exc.ArgumentError(f"{url.get_backend_name()} is not supported, only sqlite and postgresql")
+    # Positional parameters, so that one row is one tuple for both databases.
+    return create_engine(url, paramstyle="format", pool_pre_ping=True)

@@ -1,0 +1,186 @@
+"""The pipeline: admit, plan, run, bill, enter. One stream of events a request, whatever its client asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+
+from gateway import bookkeeper
+from gateway.auth import Authenticator
+from gateway.bookkeeper import Bookkeeper
+from gateway.chat import Caller, Chat, Exchange, StrategyName
+from gateway.config import Config
+from gateway.errors import BadRequest, Busy, GatewayError, UpstreamFailed
+from gateway.ledger.entry import Entry, Ledger
+from gateway.planner import Planner
+from gateway.strategies.base import Strategy
+from gateway.strategies.guided import Guided
+from gateway.strategies.prompts import Prompts
+from gateway.strategies.solo import Solo
+from gateway.upstreams import Desk, Upstream
+from pricing.book import PriceBook
+from students.engine import Event, Finish
+from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut
+
+SETTLE_SECONDS = 5.0
+"""How long an answer waits for its entry to be on record; after that the ledger's queue still holds it."""
+
+log = structlog.get_logger("gateway")
+
+
+class Gateway:
+    """Answers chats. Built and closed by `gateway.bootstrap.open_gateway`."""
+
+    def __init__(
+        self,
+        config: Config,
+        planner: Planner,
+        upstreams: Mapping[str, Upstream],
+        prompts: Prompts,
+        book: PriceBook,
+        ledger: Ledger,
+        auth: Authenticator,
+    ) -> None:
+        self.config = config
+        self.planner = planner
+        self.upstreams = upstreams
+        self.book = book
+        self.ledger = ledger
+        self.auth = auth
+        self.closing = False
+        self.in_flight = 0
+        self._prompts = prompts
+        self._books = Bookkeeper(book, upstreams, prompts, config.baseline, store_text=config.ledger.store_text)
+        guided = Guided()
+        self._strategies: Mapping[StrategyName, Strategy] = {
+            "teacher": Solo("teacher"),
+            "student": Solo("student"),
+            "cut-off": guided,
+            "concise": guided,
+            "hint": guided,
+        }
+
+    def open(self, chat: Chat, caller: Caller) -> Exchange:
+        """Admit the chat and plan it. Raises `GatewayError`; nothing was asked or spent then."""
+        if self.closing:
+            raise Busy("The gateway is shutting down.")
+        if self.in_flight >= self.config.server.max_in_flight:
+            raise Busy(f"The gateway already answers {self.in_flight} requests; try again shortly.")
+        return Exchange(chat, caller, self.planner.plan(chat, caller), started=time.time())
+
+    async def answer(self, exchange: Exchange) -> AsyncGenerator[Event, None]:
+        """The visible answer: `Delta`s, then one `Finish` with the usage that the client should see.
+
+        The entry is on record before the `Finish` is yielded or the `GatewayError` raised. The caller closes the
+        generator; closing it early stops the models and books the request as abandoned.
+        """
+        began = time.perf_counter()
+        desk = Desk(exchange, self.upstreams, self.book, self.ledger, self._prompts)
+        finish: Finish | None = None
+        exchange.outcome = "abandoned"
+        self.in_flight += 1
+        try:
+            strategy = self._strategies[exchange.plan.strategy]
+            async with aclosing(strategy.run(exchange, desk)) as events:
+                async for event in events:
+                    if isinstance(event, Finish):
+                        finish = event
+                        break
+                    if exchange.first_token is None:
+                        exchange.first_token = time.perf_counter() - began
+                    exchange.answer.append(event.text)
+                    yield event
+            if finish is None:
+                raise BadReply("the strategy ended without an end")
+            exchange.outcome, exchange.visible = "ok", finish.usage
+        except EngineError as error:
+            exchange.outcome, exchange.error = "failed", type(error).__name__
+            raise _failed(error) from error
+        except GatewayError as error:
+            exchange.outcome, exchange.error = "failed", error.code
+            raise
+        except Exception as error:
+            exchange.outcome, exchange.error = "failed", type(error).__name__
+            raise
+        finally:
+            self.in_flight -= 1
+            exchange.duration = time.perf_counter() - began
+            await self._settle(exchange)
+        finish.usage = exchange.visible
+        yield finish
+
+    def receipt(self, exchange: Exchange) -> Mapping[str, Any]:
+        """The receipt of an exchange that is over, as plain JSON data. See `docs/savings.md` for what it says."""
+        if exchange.receipt is None:
+            raise LookupError("this exchange is not settled")
+        return exchange.receipt
+
+    def models(self, caller: Caller) -> Sequence[str]:
+        """The model names that this caller can ask for, without those that `*` serves."""
+        return self.planner.models()
+
+    def knows(self, model: str, caller: Caller) -> bool:
+        """True when a request for `model` would be planned."""
+        return model in self.config.routes or "*" in self.config.routes
+
+    async def readiness(self) -> dict[str, Any]:
+        """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`."""
+        found = await asyncio.gather(*(self._ready(upstream) for upstream in self.upstreams.values()))
+        states = dict(zip(self.upstreams, found, strict=True))
+        return {"ready": not self.closing and all(state["ready"] for state in states.values()), "upstreams": states}
+
+    async def _ready(self, upstream: Upstream) -> dict[str, Any]:
+        state: dict[str, Any] = {"ready": True, "model": upstream.model, "stand_in": upstream.stand_in}
+        try:
+            proven = await upstream.engine.ready()
+        except EngineError as error:
+            return state | {"ready": False, "error": f"{type(error).__name__}: {error}"}
+        return state | {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}
+
+    async def _settle(self, exchange: Exchange) -> None:
+        """Write the entry. It is handed to the ledger in one step, so that no cancellation can lose it."""
+        entry = self._books.entry(exchange)
+        exchange.receipt = bookkeeper.receipt(exchange, entry)
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self.ledger.settle(entry)
+        except TimeoutError:
+            log.error("the ledger is slow; an entry waits in its queue", request_id=entry.request_id)
+        except GatewayError as error:
+            log.error("the ledger takes no entry", request_id=entry.request_id, error=str(error))
+        _log(entry)
+
+
+def _log(entry: Entry) -> None:
+    spent, baseline = entry.spent, entry.baseline.likely if entry.baseline else None
+    log.info(
+        "request",
+        request_id=entry.request_id,
+        model=entry.model,
+        strategy=entry.strategy,
+        outcome=entry.outcome,
+        error=entry.error,
+        cost_usd=None if spent is None else str(spent),
+        baseline_usd=None if baseline is None else str(baseline),
+        seconds=entry.duration,
+    )
+
+
+def _failed(error: EngineError) -> GatewayError:
+    """What the caller is told of a model's failure."""
+    where = f"{error.engine}: " if error.engine else ""
+    message = f"{where}{error}"
+    if isinstance(error, TimedOut):
+        return UpstreamFailed(message, status=504, code="upstream_timeout")
+    if isinstance(error, Overloaded):
+        return UpstreamFailed(message, status=503, code="upstream_overloaded", retry_after=error.retry_after)
+    if isinstance(error, PromptTooLong):
+        return BadRequest(message, code="context_length_exceeded", param="messages")
+    if isinstance(error, Refused) and error.status in (400, 404, 422):
+        return BadRequest(message, code=error.code)
+    return UpstreamFailed(message, code=error.code)

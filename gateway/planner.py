@@ -1,0 +1,210 @@
+"""Planner: a model name, a caller and a chat become a `Plan`, with its reason. Policy only; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import get_args
+
+from gateway.chat import Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName
+from gateway.config import GUIDED, Config, Instead, Route
+from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
+from students.engine import Ability
+
+ANY = "*"
+PROMPT_OF: Mapping[StrategyName, str | None] = {"cut-off": None, "concise": "concise", "hint": "hint"}
+PLACEMENT_OF: Mapping[StrategyName, Placement] = {"cut-off": "prefix", "concise": "prefix", "hint": "context"}
+ABILITY_FOR: Mapping[Need, Ability] = {
+    "tools": Ability.TOOLS,
+    "json": Ability.SCHEMA,
+    "images": Ability.IMAGES,
+    "logprobs": Ability.LOGPROBS,
+}
+RULES_IN_ORDER: tuple[Need, ...] = ("audio", "images", "web_search", "predicted_output", "tools", "json", "prefix")
+
+Abilities = Callable[[str], Ability]
+"""What the upstream of that name can do: as claimed before it was probed, as proven after."""
+
+
+class Planner:
+    """Decides who speaks. Plans of requests without overrides and special needs are made once and reused."""
+
+    def __init__(self, config: Config, abilities: Abilities, prompts: tuple[str, ...]) -> None:
+        self._config = config
+        self._abilities = abilities
+        self._prompts = prompts
+        self._plain = {name: self._base(name, route, route.strategy) for name, route in config.routes.items()}
+        for name, route in config.routes.items():
+            if route.guidance_prompt is not None and route.guidance_prompt not in prompts:
+                raise ConfigError(
+                    f"route {name!r}: guidance_prompt {route.guidance_prompt!r} is not among: {', '.join(prompts)}"
+                )
+
+    def check(self) -> None:
+        """Raises `ConfigError` when a route needs an ability that its upstream lacks; call again after the probes."""
+        for name, plan in self._plain.items():
+            if plan.strategy in GUIDED and plan.placement == "prefix" and not self._continues(plan):
+                raise ConfigError(
+                    f"route {name!r}: strategy {plan.strategy!r} needs a student that continues a given text, and "
+                    f"{plan.student!r} cannot (its prefill mode is context, or the probe failed); set "
+                    "placement: context, or the student's right prefill mode"
+                )
+
+    def models(self) -> list[str]:
+        """The names that `/v1/models` lists; `*` stands for every other name and is not one."""
+        return [name for name in self._config.routes if name != ANY]
+
+    def route(self, model: str) -> tuple[str, Route]:
+        """The route that serves `model`. Raises `NotFound`."""
+        routes = self._config.routes
+        name = model if model in routes and model != ANY else ANY
+        if name not in routes:
+            raise NotFound(
+                f"The model `{model}` does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+            )
+        return name, routes[name]
+
+    def plan(self, chat: Chat, caller: Caller) -> Plan:
+        """Who speaks for this chat, and why. Raises `NotFound`, `BadRequest`, `Unsupported` or `Forbidden`."""
+        name, route = self.route(chat.model)
+        plan = self._plain[name]
+        asked = chat.overrides.named()
+        if asked:
+            plan = self._overridden(plan, route, name, chat.overrides, asked, caller)
+        if plan.teacher_model == ANY:
+            plan = replace(plan, teacher_model=chat.model)
+        if chat.needs:
+            plan = self._honourable(plan, route, chat)
+        if plan.strategy in GUIDED and plan.placement == "prefix" and asked and not self._continues(plan):
+            raise BadRequest(
+                f"Student {plan.student!r} cannot continue a given text; ask for placement `context`.",
+                param="gkt.placement",
+            )
+        return plan
+
+    def _base(self, name: str, route: Route, strategy: StrategyName, why: str | None = None) -> Plan:
+        guided = strategy in GUIDED
+        placement = route.placement if guided and route.placement else PLACEMENT_OF.get(strategy, "prefix")
+        return Plan(
+            route=name,
+            strategy=strategy,
+            why=why or f"route {name}: {strategy}",
+            teacher=route.teacher,
+            student=route.student,
+            teacher_model=route.teacher_model,
+            guidance_tokens=route.guidance_tokens if guided else 0,
+            guidance_prompt=(route.guidance_prompt or PROMPT_OF[strategy]) if guided else None,
+            placement="context" if strategy == "hint" else placement,
+            on_teacher_failure=route.on_teacher_failure,
+            on_student_failure=route.on_student_failure,
+            teacher_sampling=route.teacher_sampling.sampling(),
+            student_sampling=route.student_sampling.sampling(),
+        )
+
+    def _overridden(
+        self, plan: Plan, route: Route, name: str, wanted: Overrides, asked: list[str], caller: Caller
+    ) -> Plan:
+        allowed = set(route.overrides) if route.overrides is not None else set(Overrides.__slots__)
+        if caller.overrides is not None:
+            allowed &= caller.overrides
+        for override in asked:
+            if override not in allowed:
+                listed = ", ".join(sorted(allowed)) or "none"
+                raise Forbidden(
+                    f"The override {override!r} is not allowed here; allowed are: {listed}.", param=f"gkt.{override}"
+                )
+        if wanted.strategy is not None:
+            _one_of("strategy", wanted.strategy, get_args(StrategyName))
+            plan = self._base(name, route, wanted.strategy)
+        seats: tuple[Seat, Seat] = ("teacher", "student")
+        for seat in seats:
+            upstream = getattr(wanted, seat)
+            if upstream is not None:
+                _one_of(seat, upstream, tuple(self._config.upstreams))
+                plan = (
+                    replace(plan, teacher=upstream, teacher_model=None)
+                    if seat == "teacher"
+                    else replace(plan, student=upstream)
+                )
+            if getattr(plan, seat) is None and (plan.strategy in GUIDED or plan.strategy == seat):
+                raise BadRequest(
+                    f"Strategy {plan.strategy!r} needs a {seat}, and route {name!r} has none; name one of: "
+                    f"{', '.join(self._config.upstreams)}.",
+                    param=f"gkt.{seat}",
+                )
+        if plan.strategy in GUIDED:
+            if wanted.guidance_tokens is not None:
+                plan = replace(plan, guidance_tokens=wanted.guidance_tokens)
+            if wanted.guidance_prompt is not None:
+                _one_of("guidance_prompt", wanted.guidance_prompt, self._prompts)
+                plan = replace(plan, guidance_prompt=wanted.guidance_prompt)
+            if wanted.placement is not None:
+                allowed_places = ("context",) if plan.strategy == "hint" else get_args(Placement)
+                _one_of("placement", wanted.placement, allowed_places)
+                plan = replace(plan, placement=wanted.placement)
+        return replace(plan, why=f"route {name}: {plan.strategy}, asked for: {', '.join(asked)}")
+
+    def _honourable(self, plan: Plan, route: Route, chat: Chat) -> Plan:
+        """The plan, or another where guidance could not honour what the chat needs, by the configured rule."""
+        if plan.strategy in GUIDED:
+            for need in RULES_IN_ORDER:
+                if need in chat.needs and not (need == "prefix" and self._prefixes(plan)):
+                    plan = self._instead(plan, route, need)
+                    break
+        self._able(plan, chat)
+        return plan
+
+    def _instead(self, plan: Plan, route: Route, need: Need) -> Plan:
+        rule: Instead = route.unguidable.get(need) or self._config.unguidable[need]
+        if rule == "refuse":
+            raise Unsupported(f"This route answers with guidance, which cannot honour {need}.", param=_PARAM[need])
+        why = f"{plan.why}; {need} cannot be guided: {rule}"
+        if rule == "context":
+            return replace(plan, placement="context", why=why)
+        return replace(plan, strategy=rule, why=why, guidance_tokens=0, guidance_prompt=None)
+
+    def _able(self, plan: Plan, chat: Chat) -> None:
+        """Raises `Unsupported` when the model that writes the answer lacks what the chat needs."""
+        upstream = plan.teacher if plan.strategy == "teacher" else plan.student
+        if upstream is None:
+            return
+        for need, ability in ABILITY_FOR.items():
+            if need in chat.needs and ability not in self._abilities(upstream):
+                raise Unsupported(
+                    f"{_PARAM[need]}: {upstream!r}, which writes the answer here ({plan.why}), does not support it.",
+                    param=_PARAM[need],
+                )
+
+    def _continues(self, plan: Plan) -> bool:
+        return plan.student is not None and Ability.CONTINUE in self._abilities(plan.student)
+
+    def _prefixes(self, plan: Plan) -> bool:
+        """True when both models can go on from the caller's own beginning of the answer."""
+        return (
+            self._continues(plan)
+            and plan.teacher is not None
+            and Ability.CONTINUE in self._abilities(plan.teacher)
+            and plan.strategy != "hint"
+        )
+
+
+_PARAM: Mapping[Need, str] = {
+    "tools": "tools",
+    "json": "response_format",
+    "images": "messages",
+    "audio": "modalities",
+    "prefix": "messages",
+    "samples": "n",
+    "logprobs": "logprobs",
+    "predicted_output": "prediction",
+    "web_search": "web_search_options",
+}
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadRequest(
+            f"gkt.{name}: {value!r} is not allowed; allowed are: {', '.join(allowed)}.", param=f"gkt.{name}"
+        )

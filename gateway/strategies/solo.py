@@ -1,0 +1,71 @@
+"""One model alone: the teacher, or the student. The two ends of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from gateway.chat import Exchange, Seat
+from gateway.strategies.base import Upstreams, merged, sampled
+from gateway.strategies.seam import Join, Outlet, Trim
+from gateway.strategies.voice import Choice, voiced
+from students.engine import Ability, Event, Finish, Prompt
+
+
+class Solo:
+    """The model in `seat` writes the whole answer under the caller's own settings; a failure is the caller's to see."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat: Seat = seat
+
+    async def run(self, exchange: Exchange, upstreams: Upstreams) -> AsyncGenerator[Event, None]:
+        chat, plan, seat = exchange.chat, exchange.plan, self._seat
+        student = seat == "student"
+        prefix = chat.prefix if upstreams.can(seat, Ability.CONTINUE) else ""
+        prompt = Prompt(
+            messages=chat.messages[:-1] if prefix else chat.messages,
+            max_tokens=chat.max_tokens,
+            prefix=prefix.rstrip(),
+            sampling=sampled(chat.sampling, plan.student_sampling if student else None),
+            n=chat.n,
+            options=chat.options if student else {**chat.options, **chat.teacher_options},
+            model=None if student else plan.teacher_model,
+        )
+        choices = [
+            Choice(index, Outlet(chat.sampling.stop), Trim(prefix) if prefix else Join()) for index in range(chat.n)
+        ]
+        if chat.n == 1 or upstreams.can(seat, Ability.SAMPLES):
+            streams = [voiced(upstreams.ask(seat, "answer", prompt), choices)]
+        else:
+            streams = [
+                voiced(upstreams.ask(seat, "answer", one_of(prompt, choice.index)), [choice]) for choice in choices
+            ]
+        ends: dict[int, Finish] = {}
+        async with aclosing(merged(streams)) as events:
+            async for number, event in events:
+                if isinstance(event, Finish):
+                    ends[number] = event
+                else:
+                    yield event
+        yield together([ends[number] for number in sorted(ends)])
+
+
+def one_of(prompt: Prompt, index: int) -> Prompt:
+    """The prompt for one sample of several; those after the first get seeds of their own, or all would be the same."""
+    seed = prompt.sampling.seed
+    if seed is None or index == 0:
+        return replace(prompt, n=1)
+    return replace(prompt, n=1, sampling=replace(prompt.sampling, seed=seed + index))
+
+
+def together(ends: list[Finish]) -> Finish:
+    """One end for several answers to one prompt: the prompt counts once; an unknown output makes the sum unknown."""
+    first = ends[0]
+    if len(ends) == 1:
+        return first
+    reasons = tuple(reason for end in ends for reason in end.reasons)
+    outputs = [end.usage.output if end.usage else None for end in ends]
+    known = [output for output in outputs if output is not None]
+    usage = replace(first.usage, output=sum(known), seconds=None) if first.usage and len(known) == len(ends) else None
+    return replace(first, reasons=reasons, usage=usage)

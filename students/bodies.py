@@ -1,0 +1,104 @@
+"""A `Prompt` as the JSON of a request. Pure; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from students.engine import Prompt, Sampling
+from students.errors import Refused
+from students.prefill import SPELLINGS, Spelling, prefilled
+from students.spec import OpenAISpec
+
+
+class Bodies:
+    """Writes the requests of one upstream. Only what was said is sent; what is None is left to the upstream.
+
+    Later wins: `spec.reasoning_effort`, `spec.extra_body`, `Prompt.options`, then the members that make the call what
+    it is (model, messages, stream, ...). `spec.sampling` false keeps back temperature, top_p, both penalties and
+    logit_bias, which reasoning models reject; `spec.stop` false keeps back `stop`, `spec.logprobs` false `logprobs`.
+    """
+
+    def __init__(self, spec: OpenAISpec) -> None:
+        self._spec = spec
+        self._spelling = SPELLINGS.get(spec.prefill, Spelling())
+        effort = {} if spec.reasoning_effort is None else {"reasoning_effort": spec.reasoning_effort}
+        self._base = {**effort, **spec.extra_body}
+        self._forced: dict[str, Any] = {"model": spec.model, "stream": True}
+        if spec.stream_usage:
+            self._forced["stream_options"] = {"include_usage": True}
+
+    def chat(self, prompt: Prompt) -> bytes:
+        """For `/chat/completions`. Raises `Refused` when the prompt holds what JSON cannot."""
+        body = self._common(self._base, prompt)
+        body["messages"] = prompt.messages
+        if prompt.prefix:
+            body["messages"] = prefilled(self._spelling, prompt.messages, prompt.prefix)
+            body |= self._spelling.body
+        if prompt.max_tokens is not None:
+            body[self._spec.limit_field] = prompt.max_tokens
+        if prompt.sampling.logprobs and self._spec.logprobs:
+            body["logprobs"] = True
+            if prompt.sampling.top_logprobs is not None:
+                body["top_logprobs"] = prompt.sampling.top_logprobs
+        return encode(body)
+
+    def completion(self, prompt: Prompt, rendered: str) -> bytes:
+        """For `/completions`, with the messages as the model reads them. Raises `Refused`, as `chat`.
+
+        The older API knows no reasoning effort, has one name for the limit, and gives log probabilities by number.
+        """
+        body = self._common(self._spec.extra_body, prompt)
+        body["prompt"] = rendered + prompt.prefix
+        if prompt.max_tokens is not None:
+            body["max_tokens"] = prompt.max_tokens
+        if prompt.sampling.logprobs and self._spec.logprobs:
+            body["logprobs"] = max(prompt.sampling.top_logprobs or 0, 1)
+        return encode(body)
+
+    def _common(self, base: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+        sampling = prompt.sampling
+        body = {**base, **prompt.options, **self._forced}
+        if prompt.model is not None:
+            body["model"] = prompt.model
+        if prompt.n > 1:
+            body["n"] = prompt.n
+        if self._spec.sampling:
+            _put(body, sampling)
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.stop and self._spec.stop:
+            body["stop"] = sampling.stop
+        return body
+
+
+def _put(body: dict[str, Any], sampling: Sampling) -> None:
+    if sampling.temperature is not None:
+        body["temperature"] = sampling.temperature
+    if sampling.top_p is not None:
+        body["top_p"] = sampling.top_p
+    if sampling.presence_penalty is not None:
+        body["presence_penalty"] = sampling.presence_penalty
+    if sampling.frequency_penalty is not None:
+        body["frequency_penalty"] = sampling.frequency_penalty
+    if sampling.logit_bias is not None:
+        body["logit_bias"] = sampling.logit_bias
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """JSON; raises `Refused` for what it cannot hold (a lone surrogate, an integer beyond 64 bits)."""
+    try:
+        return orjson.dumps(body, default=_plain)
+    except orjson.JSONEncodeError as error:
+        raise Refused(f"the request cannot be written as JSON: {error}") from None
+
+
+def _plain(value: object) -> object:
+    # orjson writes dict, list and tuple; our types promise no more than Mapping and Sequence.
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,361 @@
+"""Any server that speaks OpenAI's chat completions, over one pooled HTTP client. The hot path.
+
+A call is always streamed, whatever `Prompt.stream` says: servers free a slot at once when the reader of a stream
+leaves, some not at all otherwise, and one path is tested better than two.
+
+Four deadlines, each a `TimedOut` that names itself:
+
+    |-- connect --|
+    |-- first_token: until the first event; comments do not count --|-- idle: without any byte --|
+    |-- total: waiting for a place, tries and pauses included -------------------------------------->|
+
+Idle time is time spent waiting for the upstream: any bytes end it, comments (`: ping`) too, and a slow reader on our
+own side does not count against it. Tries are repeated before the first event only, and never after a call that may
+have been answered and billed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
+
+import aiohttp
+import orjson
+import structlog
+from yarl import URL
+
+from students.bodies import Bodies, encode
+from students.engine import Ability, Delta, Event, Message, Prompt
+from students.errors import BadReply, EngineError, Overloaded, Refused, TimedOut, Unavailable
+from students.faults import failure, present, read_error, read_retry_after
+from students.prefill import SPELLINGS, ChatTemplate, probe
+from students.spec import Deadlines, OpenAISpec
+from students.wire import Reply
+
+log = structlog.get_logger("students.openai_api")
+
+LONGEST_PAUSE = 2.0
+"""Seconds; an upstream that asks for a longer pause is not asked again within the call."""
+READY_SECONDS = 10.0
+"""For the answer to `GET /models`."""
+DRAIN_SECONDS = 0.1
+"""For the end of the body after [DONE]; a connection whose body has not ended cannot be used again."""
+ERROR_BYTES = 65_536
+"""Of the body of a failed request; the rest is not read."""
+
+
+class OpenAIApi:
+    """An `Engine` over HTTP. `key` is sent as a bearer token; None: no Authorization header.
+
+    `Prompt.prefix` without `Ability.CONTINUE` and `Prompt.n` without `Ability.SAMPLES` are a `ValueError`: the plan was
+    wrong.
+
+    The client session is made with the first call, in the running event loop, and closed by `aclose`.
+    """
+
+    def __init__(self, name: str, spec: OpenAISpec, *, key: str | None = None) -> None:
+        self.name = name
+        self.model = spec.model
+        self.abilities = _claimed(spec)
+        self._spec = spec
+        self._key = key
+        root = spec.base_url.rstrip("/")
+        self._models = URL(root + "/models")
+        self._chat = URL(root + "/chat/completions")
+        self._completions = URL(root + "/completions")
+        self._apply_template = URL(root.removesuffix("/v1") + "/apply-template")
+        self._may_echo = spec.prefill in SPELLINGS and SPELLINGS[spec.prefill].echoes
+        self._template = ChatTemplate(spec.chat_template) if spec.chat_template is not None else None
+        self._bodies = Bodies(spec)
+        self._slots = asyncio.Semaphore(spec.max_concurrent)
+        self._http: aiohttp.ClientSession | None = None
+        self._reading: set[aiohttp.StreamReader] = set()
+        self._closed = False
+        self._echoes: bool | None = None
+        self._proving = asyncio.Lock()
+        self._proven: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"OpenAIApi({self.name!r}, model={self.model!r})"
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
+        """See `Engine.stream`. The connection and the place are free again when `Finish` is yielded."""
+        if prompt.prefix and Ability.CONTINUE not in self.abilities:
+            raise ValueError(f"{self.name} cannot continue a given text")
+        if prompt.n > 1 and Ability.SAMPLES not in self.abilities:
+            raise ValueError(f"{self.name} cannot answer n = {prompt.n} in one call")
+        ends = monotonic() + self._spec.deadlines.total
+        try:
+            await self._enter()
+            try:
+                response, reply, deltas = await self._open(prompt, ends)
+                content = response.content
+                read = content.readany
+                watch = _Watch(content, self._spec.deadlines, ends)
+                try:
+                    while True:
+                        for delta in deltas:
+                            yield delta
+                        if reply.ended:
+                            break
+                        watch.waiting = monotonic()
+                        data = await read()
+                        watch.waiting = math.inf
+                        deltas = reply.feed(data) if data else reply.end()
+                    if reply.failure is None and not content.is_eof():
+                        with suppress(TimeoutError, aiohttp.ClientError):
+                            async with asyncio.timeout(DRAIN_SECONDS):
+                                while await read():
+                                    pass
+                finally:
+                    # Closes the connection, unless the body has ended and it is back in the pool already.
+                    watch.stop()
+                    self._reading.discard(content)
+                    response.close()
+            finally:
+                self._slots.release()
+            if self._echoes is None and self._may_echo:
+                self._echoes = reply.echoed
+            yield reply.finish()
+        except EngineError as error:
+            self._present(error, prompt)
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._present(_unavailable(error), prompt) from None
+
+    async def ready(self) -> Ability:
+        """Reach the server, and prove by one small call that it continues a text, where that is claimed.
+
+        Raises `Refused` when the key is not accepted, `Unavailable` or `TimedOut` when nobody answers. A server without
+        `/models` passes. An unproven claim takes `Ability.CONTINUE` away; what was found is kept.
+        """
+        await self._reach()
+        async with self._proving:
+            if self._proven is None and self._spec.probe and Ability.CONTINUE in self.abilities:
+                try:
+                    self._proven = await probe(self)
+                except Refused as error:
+                    log.warning("probe refused", engine=self.name, prefill=self._spec.prefill, error=str(error))
+                    self._proven = False
+                if not self._proven:
+                    log.warning("cannot continue a given text", engine=self.name, prefill=self._spec.prefill)
+                    self.abilities &= ~Ability.CONTINUE
+        return self.abilities
+
+    async def aclose(self) -> None:
+        """Close all connections. Idempotent; running streams end in `Unavailable`."""
+        self._closed = True
+        # A closed session does not wake those who read from it.
+        for content in tuple(self._reading):
+            content.set_exception(Unavailable("the engine was closed"))
+        if self._http is not None:
+            await self._http.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise Unavailable("the engine is closed")
+        if self._http is None:
+            headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+            if self._key is not None:
+                headers["Authorization"] = f"Bearer {self._key}"
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # `max_concurrent` is the limit
+                headers=headers | self._spec.extra_headers,
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._spec.deadlines.connect),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._http
+
+    async def _enter(self) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._spec.deadlines.total):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise TimedOut("no place became free in time", deadline="total") from None
+
+    async def _open(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
+        """Ask until the first event has come: here a try may be repeated, afterwards never."""
+        attempt = 0
+        while True:
+            try:
+                return await self._ask(prompt, ends)
+            except EngineError as error:
+                pause = _pause(error, attempt)
+                attempt += 1
+                if pause is None or attempt > self._spec.retries or self._closed or monotonic() + pause >= ends:
+                    raise
+                log.warning("trying again", engine=self.name, attempt=attempt, error=type(error).__name__)
+            await asyncio.sleep(pause)
+
+    async def _ask(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
+        """One try: the response, once its first event is there."""
+        seconds, deadline = min(
+            (self._spec.deadlines.first_token, "first_token"), (max(ends - monotonic(), 0.0), "total")
+        )
+        response = None
+        try:
+            async with asyncio.timeout(seconds):
+                if prompt.prefix and self._spec.prefill == "raw_completion":
+                    rendered = await self._render(prompt.messages)
+                    url, body = self._completions, self._bodies.completion(prompt, rendered)
+                else:
+                    url, body = self._chat, self._bodies.chat(prompt)
+                response = await self._session().post(url, data=body, allow_redirects=False)
+                self._reading.add(response.content)
+                if response.status != 200:
+                    raise await _failed(response)
+                whole = response.content_type == "application/json"
+                # Not streaming, llama.cpp repeats the prefix too.
+                echoes = url is self._chat and (whole or (self._may_echo and self._echoes is not False))
+                reply = Reply(prompt.n, prompt.prefix if echoes else "")
+                if whole:
+                    return response, reply, reply.whole(await response.read())
+                deltas: list[Delta] = []
+                while not (reply.begun or reply.ended):
+                    data = await response.content.readany()
+                    deltas = reply.feed(data) if data else reply.end()
+                if reply.failure is not None and not reply.begun:
+                    raise reply.failure
+                return response, reply, deltas
+        except BaseException as error:
+            if response is not None:
+                self._reading.discard(response.content)
+                response.close()
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise TimedOut("no connection in time", deadline="connect") from None
+            if isinstance(error, TimeoutError):
+                raise TimedOut("no answer began in time", deadline=deadline) from None
+            if isinstance(error, (aiohttp.ClientError, OSError)):
+                raise _unavailable(error) from None
+            raise
+
+    async def _render(self, messages: Sequence[Message]) -> str:
+        """The prompt as the model reads it, up to where its answer begins."""
+        if self._template is not None:
+            return self._template.render(messages)
+        body = encode({"messages": messages, "add_generation_prompt": True})
+        async with self._session().post(self._apply_template, data=body, allow_redirects=False) as response:
+            if response.status != 200:
+                raise await _failed(response)
+            try:
+                text = orjson.loads(await response.read())["prompt"]
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                text = None
+        if not isinstance(text, str):
+            raise BadReply("the server's /apply-template did not give a prompt")
+        return text
+
+    async def _reach(self) -> None:
+        try:
+            async with asyncio.timeout(READY_SECONDS), self._session().get(self._models) as response:
+                if response.status in (401, 403):
+                    source = self._spec.api_key_env
+                    hint = f"the key in {source} is not accepted" if source else "a key is needed: set api_key_env"
+                    raise Refused(f"{response.status}: {hint}", engine=self.name, status=response.status)
+                if response.status >= 500:
+                    raise await _failed(response)
+        except EngineError as error:
+            raise present(error, engine=self.name, key=self._key, texts=()) from None
+        except aiohttp.ConnectionTimeoutError:
+            raise TimedOut("no connection in time", engine=self.name, deadline="connect") from None
+        except TimeoutError:
+            raise TimedOut("/models was not answered in time", engine=self.name, deadline="total") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise present(_unavailable(error), engine=self.name, key=self._key, texts=()) from None
+
+    def _present(self, error: EngineError, prompt: Prompt) -> EngineError:
+        return present(error, engine=self.name, key=self._key, texts=_texts(prompt))
+
+
+class _Watch:
+    """Ends the reading of a body when the idle or the total deadline passes.
+
+    `waiting`: since when bytes are waited for (`time.monotonic`), infinite while they are not. The timer is not moved
+    when bytes come; when it goes off too early, it is set again. The exception goes into the stream that is being
+    read, so no task is cancelled and no task is needed.
+    """
+
+    __slots__ = ("_content", "_ends", "_idle", "_loop", "_timer", "waiting")
+
+    def __init__(self, content: aiohttp.StreamReader, deadlines: Deadlines, ends: float) -> None:
+        self.waiting = math.inf
+        self._content = content
+        self._idle = deadlines.idle
+        self._ends = ends
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(min(self._idle, ends - monotonic()), self._look)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = monotonic()
+        if now >= self._ends:
+            self._content.set_exception(TimedOut("the answer took too long", deadline="total"))
+        elif now >= self.waiting + self._idle:
+            self._content.set_exception(TimedOut("the answer stopped coming", deadline="idle"))
+        else:
+            due = min(min(self.waiting, now) + self._idle, self._ends)
+            self._timer = self._loop.call_later(due - now, self._look)
+
+
+def _claimed(spec: OpenAISpec) -> Ability:
+    claims = {
+        Ability.CONTINUE: spec.prefill != "context",
+        Ability.SAMPLES: spec.samples,
+        Ability.LOGPROBS: spec.logprobs,
+        Ability.TOOLS: spec.tools,
+        Ability.SCHEMA: spec.json_schema,
+        Ability.IMAGES: spec.images,
+    }
+    abilities = Ability.NONE
+    for ability, claimed in claims.items():
+        if claimed:
+            abilities |= ability
+    return abilities
+
+
+def _pause(error: EngineError, attempt: int) -> float | None:
+    """Seconds before the next try; None: another try would not help, or might be paid for twice."""
+    if isinstance(error, Overloaded):
+        after = error.retry_after
+        if after is None or after > LONGEST_PAUSE or error.code == "insufficient_quota":
+            return None
+        return after
+    if isinstance(error, Unavailable) or (isinstance(error, TimedOut) and error.deadline == "connect"):
+        return min(0.1 * 2.0**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+    return None
+
+
+async def _failed(response: aiohttp.ClientResponse) -> EngineError:
+    """What the response to a refused or failed request means."""
+    if 300 <= response.status < 400:
+        return Refused(f"{response.status}: the server redirects; is base_url right?", status=response.status)
+    body = b""
+    while len(body) < ERROR_BYTES and (data := await response.content.readany()):
+        body += data
+    return failure(read_error(body), response.status, read_retry_after(response.headers))
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    return Unavailable(f"{type(error).__name__}: {error}".removesuffix(": "))
+
+
+def _texts(prompt: Prompt) -> Iterator[str]:
+    """Every text of the prompt, for keeping it out of messages."""
+    yield prompt.prefix
+    for message in prompt.messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, Sequence):
+            for part in content:
+                if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                    yield part["text"]

@@ -1,0 +1,112 @@
+"""The configuration: the example says what the defaults do; faults are named with what was meant."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Config
+from gateway.errors import ConfigError
+
+BOTH = {"teacher": "teacher", "student": "student"}
+EXAMPLE = Path(__file__).parents[2] / "config.yaml"
+
+
+def test_the_commented_example_says_what_the_defaults_do() -> None:
+    assert Config.load(EXAMPLE) == Config()
+
+
+def test_no_file_at_all_is_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Config.load(environ={}) == Config()
+
+
+def test_a_file_is_found_by_name_then_environment_then_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("server: {port: 1}")
+    (tmp_path / "other.yaml").write_text("server: {port: 2}")
+    assert Config.load(environ={}).server.port == 1
+    assert Config.load(environ={"GKT_CONFIG": str(tmp_path / "other.yaml")}).server.port == 2
+    assert Config.load(tmp_path / "other.yaml", environ={}).server.port == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"servr": {}}, "unknown key 'servr'; did you mean 'server'?"),
+        ({"server": {"prot": 1}}, "server: unknown key 'prot'; did you mean 'port'?"),
+        ({"routes": {"a": {"strategyy": "x"}}}, "routes.a: unknown key 'strategyy'; did you mean 'strategy'?"),
+        (
+            {"upstreams": {"t": {"kind": "openai_api", "model": "m", "api_key_env": "sk-123-abc"}}},
+            "is the NAME of an env",
+        ),
+        ({"routes": {"a": {"strategy": "cut-off", "teacher": "teacher"}}}, "needs a student"),
+        ({"routes": {"a": {"strategy": "teacher", "teacher": "tutor"}}}, "'tutor' is not among the upstreams"),
+        (
+            {"routes": {"a": {"strategy": "hint", "teacher": "teacher", "student": "student", "placement": "prefix"}}},
+            "hint",
+        ),
+        (
+            {"routes": {"a": {"strategy": "student", "student": "student", "overrides": ["sampling"]}}},
+            "unknown override",
+        ),
+        ({"prices": {"m": {"inptu": 1}}}, "did you mean 'input'?"),
+        ({"prices": {"m": {"input": -1, "output": 1}}}, "zero or more"),
+        ({"upstreams": {"t": {"kind": "openai_api", "model": "m", "stand_in": "t"}}, "routes": {}}, "stand_in"),
+        ({"server": {"port": 70000}}, "server.port"),
+        ([1], "must be a mapping"),
+    ],
+)
+def test_faults_are_named(data: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(data)
+    assert said in str(caught.value)
+    assert "sk-123" not in str(caught.value)
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.parse({"server": {"port": -1}, "ledger": {"ulr": ""}})
+    assert "server.port" in str(caught.value)
+    assert "did you mean 'url'?" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "\ta: b", "- 1"])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        Config.load(file)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        Config.load(tmp_path / "none.yaml")
+
+
+def test_file_names_inside_are_relative_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("prompts: {brief: p.md}\nupstreams: {r: {kind: replay, model: m, file: r.jsonl}}\nroutes: {}")
+    config = Config.load(file)
+    assert config.prompts["brief"] == tmp_path / "p.md"
+    assert getattr(config.upstreams["r"], "file") == tmp_path / "r.jsonl"  # noqa: B009 - one member of a union
+
+
+def test_single_rules_replace_the_defaults() -> None:
+    config = Config.parse({"unguidable": {"json": "context"}})
+    assert config.unguidable["json"] == "context"
+    assert config.unguidable["tools"] == "teacher"
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.text()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_no_data_breaks_the_reader(data: Any) -> None:
+    with contextlib.suppress(ConfigError):
+        Config.parse(data)
