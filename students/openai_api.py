@@ -10,8 +10,11 @@ Four deadlines, each a `TimedOut` that names itself:
     |-- total: waiting for a place, tries and pauses included -------------------------------------->|
 
 Idle time is time spent waiting for the upstream: any bytes end it, comments (`: ping`) too, and a slow reader on our
-own side does not count against it. Tries are repeated before the first event only, and never after a call that may
-have been answered and billed.
+own side does not count against it.
+
+Tries are repeated before the first event only, and never after a call that may have been answered and billed. One kind
+of repetition is not counted: llama.cpp and many proxies close a connection right after an answer, or while it idles in
+our pool; a call that finds its connection so is made again on another one, at once.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -73,6 +77,7 @@ class OpenAIApi:
         self._bodies = Bodies(spec)
         self._slots = asyncio.Semaphore(spec.max_concurrent)
         self._http: aiohttp.ClientSession | None = None
+        self._sockets_made = 0
         self._reading: set[aiohttp.StreamReader] = set()
         self._closed = False
         self._echoes: bool | None = None
@@ -163,12 +168,17 @@ class OpenAIApi:
             if self._key is not None:
                 headers["Authorization"] = f"Bearer {self._key}"
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # `max_concurrent` is the limit
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=self._socket),  # `max_concurrent` is the limit
                 headers=headers | self._spec.extra_headers,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._spec.deadlines.connect),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._http
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        self._sockets_made += 1
+        family, kind, protocol, *_ = address
+        return socket.socket(family, kind, protocol)
 
     async def _enter(self) -> None:
         if not self._slots.locked():
@@ -186,6 +196,8 @@ class OpenAIApi:
         while True:
             try:
                 return await self._ask(prompt, ends)
+            except _Stale:
+                continue
             except EngineError as error:
                 pause = _pause(error, attempt)
                 attempt += 1
@@ -200,6 +212,7 @@ class OpenAIApi:
             (self._spec.deadlines.first_token, "first_token"), (max(ends - monotonic(), 0.0), "total")
         )
         response = None
+        made = self._sockets_made
         try:
             async with asyncio.timeout(seconds):
                 if prompt.prefix and self._spec.prefill == "raw_completion":
@@ -233,6 +246,9 @@ class OpenAIApi:
             if isinstance(error, TimeoutError):
                 raise TimedOut("no answer began in time", deadline=deadline) from None
             if isinstance(error, (aiohttp.ClientError, OSError)):
+                unsent = response is None and not isinstance(error, aiohttp.ClientConnectorError)
+                if unsent and made == self._sockets_made and not self._closed:
+                    raise _Stale from None
                 raise _unavailable(error) from None
             raise
 
@@ -272,6 +288,10 @@ class OpenAIApi:
 
     def _present(self, error: EngineError, prompt: Prompt) -> EngineError:
         return present(error, engine=self.name, key=self._key, texts=_texts(prompt))
+
+
+class _Stale(Exception):
+    """A connection from the pool was closed by the other side before it answered anything."""
 
 
 class _Watch:

@@ -6,6 +6,7 @@ bytes -> Frames -> payloads -> Reply -> Delta, Delta, ..., Finish
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ from students.faults import failure
 
 FRAME_LIMIT = 16 * 2**20
 """Bytes of one event; an upstream that sends more without a blank line is not speaking server-sent events."""
+
+
+_LF = 10
 
 
 class Frames:
@@ -36,6 +40,8 @@ class Frames:
         """The data of every event that these bytes complete."""
         if self._tail:
             data = self._tail + data
+        elif data.find(b"\n") == len(data) - 2 and data.startswith(b"data: ") and data[-1] == _LF and b"\r" not in data:
+            return [data[6:-2]]  # exactly one event of one line: how nearly every word of a stream arrives
         held = b""
         if b"\r" in data:
             # A CR at the very end may be half of a CRLF: it waits for what follows.
@@ -49,7 +55,6 @@ class Frames:
             self._tail = data + held
             return []
         self._tail = data[end + 2 :] + held
-        # Nearly every block is a single `data: {...}` line; it needs no parsing.
         return [
             payload
             for block in data[:end].split(b"\n\n")
@@ -118,6 +123,7 @@ class Reply:
         "_n",
         "_reasons",
         "_tier",
+        "_totals",
         "_usage",
         "begun",
         "echoed",
@@ -136,6 +142,7 @@ class Reply:
         self._frames = Frames()
         self._reasons: dict[int, str | None] = {}
         self._usage: dict[str, Any] | None = None
+        self._totals: list[dict[str, Any]] = []
         self._model: str | None = None
         self._tier: str | None = None
         self._fingerprint: str | None = None
@@ -183,11 +190,22 @@ class Reply:
             raise BadReply(f"{len(self._reasons)} of {self._n} choices were answered")
         return Finish(
             reasons=tuple(self._reasons[index] or "stop" for index in range(self._n)),
-            usage=read_usage(self._usage),
+            usage=self._all_usage(),
             model=self._model,
             service_tier=self._tier,
             fingerprint=self._fingerprint,
         )
+
+    def _all_usage(self) -> Usage | None:
+        """The last report of a chunk of its own, else the last beside a choice.
+
+        llama.cpp reports each choice by itself: as many chunks as choices, each with the whole prompt.
+        """
+        usage = read_usage(self._totals[-1] if self._totals else self._usage)
+        if usage is None or self._n == 1 or len(self._totals) != self._n:
+            return usage
+        each = [read_usage(total) or Usage() for total in self._totals]
+        return replace(usage, output=_sum(one.output for one in each), reasoning=_sum(one.reasoning for one in each))
 
     def _fail(self, error: EngineError) -> None:
         self.failure = error
@@ -197,7 +215,7 @@ class Reply:
         for payload in payloads:
             if self.ended:
                 return
-            if payload.startswith(b"[DONE]"):
+            if payload[:1] == b"[" and payload.startswith(b"[DONE]"):
                 self._release(deltas)
                 self.ended = True
                 return
@@ -210,7 +228,10 @@ class Reply:
                 raise failure(chunk.error)
             self.begun = True
             if chunk.usage is not None:
-                self._usage = chunk.usage
+                if chunk.choices:
+                    self._usage = chunk.usage
+                else:
+                    self._totals.append(chunk.usage)
             if chunk.model:
                 self._model = chunk.model
             if chunk.service_tier is not None:
@@ -291,6 +312,15 @@ def read_usage(usage: Mapping[str, Any] | None) -> Usage | None:
         cache_write=_count(usage.get("prompt_tokens_details"), "cache_write_tokens"),
         reasoning=reasoning,
     )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _count(members: object, name: str) -> int | None:

@@ -62,10 +62,13 @@ class Chunks:
         self._begun: dict[int, tuple[bytes, bytes]] = {}
 
     def delta(self, delta: Delta) -> bytes:
-        """The chunk of a delta; before the first of each choice, the one that names the role."""
+        """The chunk of a delta; before the first of a choice, the one that names the role."""
         around = self._begun.get(delta.index)
         if around is None:
-            return self._begin(delta.index, texts=bool(delta.text)) + self.delta(delta)
+            # In order of their numbers, and none left out: the SDK's own accumulator relies on it.
+            missing = [index for index in range(delta.index + 1) if index not in self._begun]
+            begin = b"".join(self._begin(index, texts=bool(delta.text)) for index in missing)
+            return begin + self.delta(delta)
         if delta.fields is None and delta.logprobs is None:
             return around[0] + orjson.dumps(delta.text) + around[1]
         members = dict(delta.fields or ())

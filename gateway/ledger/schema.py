@@ -35,7 +35,6 @@ calls = Table(
     Column("request_id", Text, primary_key=True),
     Column("id", Text, primary_key=True),
     Column("run", ForeignKey("runs.id"), nullable=False),
-    Column("is_open", Boolean, nullable=False),
     Column("stage", Text, nullable=False),
     Column("seat", Text, nullable=False),
     Column("upstream", Text, nullable=False),
@@ -47,11 +46,16 @@ calls = Table(
     Column("strategy", Text),
     Column("caller", Text),
     Column("started", Double, nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("cut", Boolean, nullable=False),
+    Column("bound_amount", BigInteger),
+    Column("notional", Boolean, nullable=False),
+    Column("is_bound", Boolean, nullable=False),
+    # From here on known when the call is over.
     Column("first_token", Double),
     Column("duration", Double),
     Column("finish", Text),
     Column("error", Text),
-    Column("cut", Boolean, nullable=False),
     Column("input", BigInteger),
     Column("output", BigInteger),
     Column("cached", BigInteger),
@@ -61,11 +65,11 @@ calls = Table(
     Column("usage_source", Text),  # NULL: there is no usage at all
     Column("price", Text),  # JSON: the rates, their source and the row they came from
     Column("amount", BigInteger),
-    Column("bound_amount", BigInteger),
-    Column("notional", Boolean, nullable=False),
-    Column("is_bound", Boolean, nullable=False),
 )
 """One row a call: inserted open with its bound before the call is made, completed when its request is settled."""
+
+INTENDED = calls.columns.keys()[: calls.columns.keys().index("is_bound") + 1]
+"""The columns of an open call."""
 
 # What recovery looks through; tiny, because calls are open for seconds. A query uses it when it says exactly this.
 is_open = calls.c.is_open == true()

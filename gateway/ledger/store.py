@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     URL,
     Connection,
+    Dialect,
     Engine,
     create_engine,
     event,
@@ -34,7 +35,7 @@ from gateway.ledger import migrate, savings
 from gateway.ledger.entry import Query, SavingsRow
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data
-from gateway.ledger.schema import calls, entries, runs
+from gateway.ledger.schema import INTENDED, calls, entries, runs
 
 LOCK_WAIT = 1.0
 """Seconds that SQLite itself waits for another writer before it says that the database is locked."""
@@ -58,7 +59,7 @@ class Store:
         shared = isinstance(engine.pool, StaticPool)
         self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
         self._dbapi = engine.dialect.loaded_dbapi
-        self._intend, self._settle_calls, self._settle_entries = _statements(engine)
+        self._intend, self._settle_calls, self._settle_entries = statements(engine.dialect)
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -212,22 +213,22 @@ class Store:
             migrate.upgrade(connection)
 
 
-def _statements(engine: Engine) -> tuple[str, str, str]:
+def statements(dialect: Dialect) -> tuple[str, str, str]:
     """Inserts of whole rows, in the order of their columns: of an open call, of a settled call, of an entry."""
-    made = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
-    call = made(calls)
+    into = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
+    call, entry = into(calls), into(entries)
+    open_call = call.on_conflict_do_nothing()
     closed = {column.name: call.excluded[column.name] for column in calls.columns if column.name not in FIXED}
-    entry = made(entries)
+    settled_call = call.on_conflict_do_update(index_elements=["request_id", "id"], set_=closed)
+    # A recovered entry gives way.
+    unsettled = entries.c.outcome == literal_column("'recovered'")
     true = {column.name: entry.excluded[column.name] for column in entries.columns}
-    inserts = (
-        call.on_conflict_do_nothing(),
-        call.on_conflict_do_update(index_elements=["request_id", "id"], set_=closed),
-        entry.on_conflict_do_update(
-            index_elements=["request_id"], set_=true, where=entries.c.outcome == literal_column("'recovered'")
-        ),
+    settled = entry.on_conflict_do_update(index_elements=["request_id"], set_=true, where=unsettled)
+    return (
+        str(open_call.compile(dialect=dialect, column_keys=INTENDED)),
+        str(settled_call.compile(dialect=dialect)),
+        str(settled.compile(dialect=dialect)),
     )
-    intend, settle_call, settle_entry = (str(insert.compile(dialect=engine.dialect)) for insert in inserts)
-    return intend, settle_call, settle_entry
 
 
 def _sqlite(url: URL) -> Engine:

@@ -74,6 +74,7 @@ class Guided:
         """Ask the teacher, and yield what may already be shown of its words."""
         chat, plan, guide, outlet = exchange.chat, exchange.plan, begun.guide, begun.outlet
         show = plan.placement == "prefix"
+        join = Trim(chat.prefix) if upstreams.can("teacher", Ability.CONTINUE) else Join()
         try:
             async with aclosing(upstreams.ask("teacher", "guidance", _teacher_prompt(exchange, upstreams))) as events:
                 async for event in events:
@@ -85,7 +86,7 @@ class Guided:
                         begun.refused = True
                         for index in range(chat.n):
                             yield Delta("", index, None, event.fields)
-                    released = guide.feed(event.text, event.logprobs)
+                    released = guide.feed(join.feed(event.text), event.logprobs)
                     if show:
                         for delta in _shown(outlet.feed(released.text, released.logprobs), chat.n):
                             yield delta
@@ -102,11 +103,10 @@ class Guided:
             begun.ended = reason or "stop"  # never a prefix: the answer ends as the teacher ended it
         elif reason == "stop" or (reason == "length" and capped and show):
             released = guide.complete()
-            if show:
+            if show and (guide.kept.strip() or reason == "length"):
                 for delta in _shown(outlet.feed(released.text, released.logprobs), chat.n):
                     yield delta
-                if guide.kept.strip() or reason == "length":
-                    begun.ended = "stop" if outlet.stopped else reason
+                begun.ended = "stop" if outlet.stopped else reason
         if begun.ended is None:
             begun.dropped = guide.cut()
         elif show:

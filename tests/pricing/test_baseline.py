@@ -41,6 +41,8 @@ def test_ratios_are_decimal_and_round_outwards() -> None:
     baseline = same_length(PRICE, input_tokens=0, output_tokens=10, ratio_low=0.95, ratio_high=1.1)
     assert baseline.low == PRICE.cost(Usage(0, 9))
     assert baseline.high == PRICE.cost(Usage(0, 11))
+    odd = same_length(PRICE, input_tokens=0, output_tokens=3, ratio_low=0.5, ratio_high=1.5)
+    assert (odd.low, odd.high) == (PRICE.cost(Usage(0, 1)), PRICE.cost(Usage(0, 5)))
 
 
 def test_unknown_stays_unknown() -> None:

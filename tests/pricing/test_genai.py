@@ -102,6 +102,12 @@ def test_a_tier_is_priced_by_what_is_stated_for_it() -> None:
     assert rates(sol.price("priority", NOW, 300)) == ["$4", "$0.4", "$20"]
 
 
+def test_a_tiers_price_is_dated_too() -> None:
+    argon = listing("gemini-4-argon")
+    assert rates(argon.price("batch", NOW, 300)) == ["$1", "$0.05", "$5"]
+    assert rates(argon.price("batch", datetime(2026, 12, 1, tzinfo=UTC).timestamp(), 300)) == ["$2", "$0.1", "$10"]
+
+
 def test_a_tier_that_is_not_stated_has_no_price() -> None:
     assert listing("gpt-4o-mini").price("flex", NOW, 300) is None
     assert listing("gpt-6-sol").price("auto", NOW, 300) is None

@@ -134,10 +134,11 @@ def test_machine_time_needs_no_counts() -> None:
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**7))
 def test_tokens_and_time_are_rounded_together(tokens: int, output: int, millis: int) -> None:
-    price = replace(SOL, per_hour=Money(7_777_777_777))
+    tokens_only = Price("m", "config", Money(333_333), Money(777_777))  # a fraction of a nano-dollar a token
+    price = replace(tokens_only, per_hour=Money(7_777_777_777))
     cost = price.cost(Usage(tokens, output, seconds=millis / 1000))
     time = Fraction(7_777_777_777 * millis, 3_600_000)
-    assert cost == Money(round(exact(SOL, tokens, 0, 0, output) + time))
+    assert cost == Money(round(exact(tokens_only, tokens, 0, 0, output) + time))
 
 
 def test_a_row_prices_only_prompts_of_its_length() -> None:

@@ -252,8 +252,8 @@ class Vllm(Fake):
         if flag and last["role"] != "assistant":
             return error(400, "continue_final_message is set but the final message is not of role assistant", "400")
         start = int(last["content"].rstrip(",. ").rpartition(" ")[2]) if flag else 0
-        end = min(start + body.get("max_tokens", 99) // 2, 9)
-        words = [f" {number}," for number in range(start + 1, end)]
+        end = min(start + body.get("max_tokens", 99) // 2, 8)
+        words = [f" {number}," for number in range(start + 1, end + 1)]
         return await sse(request, frames(words, usage={"prompt_tokens": 30, "completion_tokens": len(words)}))
 
 

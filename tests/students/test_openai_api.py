@@ -514,6 +514,31 @@ class TestConnections:
         assert len(fake.peers) == 1
         await api.aclose()
 
+    async def test_a_connection_that_died_in_the_pool_is_not_a_failed_try(self, serve: Serve) -> None:
+        """llama.cpp promises to keep a connection alive and closes it after each stream."""
+        answered: set[object] = set()
+
+        async def answer(request: web.Request, body: Json) -> web.StreamResponse:
+            assert request.transport is not None
+            if request.transport in answered:
+                request.transport.abort()
+            answered.add(request.transport)
+            return web.Response(body=word("a") + END, content_type="text/event-stream")
+
+        fake = await serve(answer)
+        api = engine(fake, retries=0)
+        with capture_logs() as logs:
+            for _ in range(4):
+                assert (await told(api))[0] == "a"
+        assert logs == []
+        assert (len(fake.peers), len(fake.asked)) == (4, 7)
+        await api.aclose()
+
+    async def test_a_name_that_cannot_be_found_is_asked_once(self) -> None:
+        api = engine("http://nowhere.invalid/v1")
+        assert type(await fails(api)) is Unavailable
+        await api.aclose()
+
     async def test_a_server_that_says_done_and_hangs_does_not_hold_the_answer(self, serve: Serve) -> None:
         fake = await serve([word("a"), END, 5.0])
         api = engine(fake)

@@ -139,6 +139,16 @@ def test_usage_may_come_with_the_finish_and_the_last_one_counts() -> None:
     assert reply.finish().usage == Usage(3, 2)
 
 
+def test_usage_that_is_reported_for_each_choice_is_added_up() -> None:
+    """llama.cpp: the prompt is the same one, the output is not."""
+    reports = [{"prompt_tokens": 31, "completion_tokens": tokens, "total_tokens": 31 + tokens} for tokens in (3, 5)]
+    answers = said("a") + said(finish="stop") + said("b", index=1) + said(finish="stop", index=1)
+    _, reply = read(answers + frame(choices=[], usage=reports[0]) + frame(choices=[], usage=reports[1]) + DONE, n=2)
+    assert reply.finish().usage == Usage(31, 8)
+    _, reply = read(answers + frame(choices=[], usage=reports[1]) + DONE, n=2)
+    assert reply.finish().usage == Usage(31, 5)
+
+
 def test_other_members_of_a_delta_are_passed_on_and_empty_ones_are_not() -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
     data = (

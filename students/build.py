@@ -1,0 +1,54 @@
+"""A spec becomes an engine. The engine's module is imported here, and only when a configuration names its kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import assert_never
+
+from students.engine import Engine
+from students.spec import LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
+
+
+class MissingKey(ValueError):
+    """The environment `variable` that should hold the key of `engine` is not set, or empty."""
+
+    def __init__(self, engine: str, variable: str) -> None:
+        super().__init__(f"{engine}: the environment variable {variable} is not set")
+        self.engine = engine
+        self.variable = variable
+
+
+def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.environ) -> Engine:
+    """The engine that `spec` describes; does no I/O. The caller closes it (`Engine.aclose`).
+
+    Raises `MissingKey`. A `stand_in` is not looked at: who takes an empty seat is the caller's decision.
+    """
+    match spec:
+        case OpenAISpec():
+            from students.openai_api import OpenAIApi
+
+            return OpenAIApi(name, spec, key=_key(name, spec, environ))
+        case LlamaCppSpec():
+            from students.llamacpp import LlamaCpp
+
+            return LlamaCpp(name, spec)
+        case ReplaySpec():
+            from students.replay import Replay
+
+            return Replay(name, spec)
+        case ScriptedSpec():
+            from students.scripted import Scripted
+
+            return Scripted.from_spec(name, spec)
+        case _:
+            assert_never(spec)
+
+
+def _key(name: str, spec: OpenAISpec, environ: Mapping[str, str]) -> str | None:
+    if spec.api_key_env is None:
+        return None
+    key = environ.get(spec.api_key_env, "").strip()
+    if not key:
+        raise MissingKey(name, spec.api_key_env)
+    return key

@@ -1,0 +1,458 @@
+"""What every ledger must do, whatever database keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.chat import Call, Outcome, Seat, Stage, StrategyName
+from gateway.errors import BadRequest, Busy
+from gateway.ledger.entry import Entry, Ledger, Query, SavingsRow
+from gateway.ledger.rows import day_of
+from gateway.ledger.sql import SqlLedger
+from pricing.baseline import Baseline, Method
+from pricing.bill import Line
+from pricing.book import Price
+from pricing.money import Money
+from pricing.usage import Usage
+
+pytestmark = pytest.mark.anyio
+
+# One line for each database: its URL, given a folder of its own.
+DATABASES: dict[str, Callable[[Path], str]] = {
+    "sqlite-file": lambda folder: f"sqlite:///{folder}/made/on/opening/ledger.db",
+    "sqlite-memory": lambda folder: "sqlite://",
+}
+
+NOON = 1_800_000_000.0
+DAY = 86_400.0
+PRICE = Price("gpt-6-sol", "config", input=Money.usd(2), output=Money.usd(10), row="gpt-6-sol: 2/10")
+
+
+@pytest.fixture(params=DATABASES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return DATABASES[request.param](tmp_path)
+
+
+@pytest.fixture
+async def ledger(url: str) -> AsyncIterator[SqlLedger]:
+    made = await SqlLedger.open(url)
+    yield made
+    await made.aclose()
+
+
+def call(request_id: str, number: int = 1, stage: Stage = "guidance", seat: Seat = "teacher") -> Call:
+    return Call(f"call-{number}", request_id, stage, seat, "openai", "gpt-6-sol", None, NOON + number, Money(900))
+
+
+def billed(of: Call, amount: int | None, *, notional: bool = False) -> Call:
+    of.usage = Usage(312, 40, cached=256, reasoning=0, seconds=0.25, source="counted")
+    money = None if amount is None else Money(amount)
+    of.line = Line(of.stage, of.model, of.usage, PRICE if money else None, money, notional)
+    return of
+
+
+def entry(request_id: str, calls: Sequence[Call], **rest: Any) -> Entry:
+    told: dict[str, Any] = {
+        "at": NOON,
+        "model": "gpt-6-sol",
+        "route": "*",
+        "strategy": "cut-off",
+        "why": "route *",
+        "caller": "alice",
+        "outcome": "ok",
+        "stream": True,
+        "baseline": None,
+    }
+    return Entry(request_id, calls=calls, **{**told, **rest})
+
+
+def pair(request_id: str, guidance: int | None = 1_024, answer: int | None = 31) -> list[Call]:
+    return [
+        billed(call(request_id, 1), guidance),
+        billed(call(request_id, 2, "answer", "student"), answer),
+    ]
+
+
+async def test_is_a_ledger(ledger: Ledger) -> None:
+    assert await ledger.entry("nobody") is None
+
+
+async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
+    first = call("r", 1)
+    first.asked, first.route, first.strategy, first.caller = "gpt-6-sol", "*", "cut-off", "alice"
+    second = call("r", 2, "answer", "student")
+    second.stand_in = "smollm2"
+    await ledger.intend(first)
+    await ledger.intend(second)
+    assert await ledger.entry("r") is None, "not settled yet"
+    first.first_token, first.duration, first.finish, first.cut = 0.125, 0.5, "length", True
+    second.error = "TimedOut"
+    second.bound = None
+    billed(first, 1_024)
+    baseline = Baseline("same_length", Money(5), Money(7_000), Money(2**62), 410)
+    told = entry(
+        "r",
+        [first, second],
+        baseline=baseline,
+        teacher="openai",
+        student="local",
+        error="TimedOut",
+        wasted="empty",
+        stand_in=True,
+        propensity=0.25,
+        first_token=0.125,
+        duration=2.5,
+        visible_input=312,
+        visible_output=450,
+        teacher_tokens=40,
+    )
+    await ledger.settle(told)
+    assert await ledger.entry("r") == {
+        "request_id": "r",
+        "at": NOON,
+        "day": "2027-01-15",
+        "model": "gpt-6-sol",
+        "route": "*",
+        "strategy": "cut-off",
+        "why": "route *",
+        "caller": "alice",
+        "outcome": "ok",
+        "stream": True,
+        "teacher": "openai",
+        "student": "local",
+        "error": "TimedOut",
+        "wasted": "empty",
+        "stand_in": True,
+        "propensity": 0.25,
+        "first_token": 0.125,
+        "duration": 2.5,
+        "visible_input": 312,
+        "visible_output": 450,
+        "teacher_tokens": 40,
+        "spent": None,
+        "unpriced": True,
+        "priced_spent": 1_024,
+        "notional_spent": 0,
+        "bound_spent": 0,
+        "spent_by_stage": {"guidance": 1_024, "answer": 0, "fallback": 0},
+        "baseline": {"method": "same_length", "low": 5, "likely": 7_000, "high": 2**62, "output_tokens": 410},
+        "text": None,
+        "calls": [
+            {
+                "request_id": "r",
+                "id": "call-1",
+                "run": 1,
+                "stage": "guidance",
+                "seat": "teacher",
+                "upstream": "openai",
+                "model": "gpt-6-sol",
+                "stand_in": None,
+                "asked": "gpt-6-sol",
+                "route": "*",
+                "strategy": "cut-off",
+                "caller": "alice",
+                "started": NOON + 1,
+                "is_open": False,
+                "cut": True,
+                "bound_amount": 900,
+                "notional": False,
+                "is_bound": False,
+                "first_token": 0.125,
+                "duration": 0.5,
+                "finish": "length",
+                "error": None,
+                "amount": 1_024,
+                "usage": {
+                    "input": 312,
+                    "output": 40,
+                    "cached": 256,
+                    "cache_write": None,
+                    "reasoning": 0,
+                    "seconds": 0.25,
+                    "source": "counted",
+                },
+                "price": {
+                    "model": "gpt-6-sol",
+                    "source": "config",
+                    "input": 2_000_000_000,
+                    "output": 10_000_000_000,
+                    "cached": None,
+                    "cache_write": None,
+                    "per_hour": None,
+                    "row": "gpt-6-sol: 2/10",
+                },
+            },
+            {
+                "request_id": "r",
+                "id": "call-2",
+                "run": 1,
+                "stage": "answer",
+                "seat": "student",
+                "upstream": "openai",
+                "model": "gpt-6-sol",
+                "stand_in": "smollm2",
+                "asked": None,
+                "route": None,
+                "strategy": None,
+                "caller": None,
+                "started": NOON + 2,
+                "is_open": False,
+                "cut": False,
+                "bound_amount": None,
+                "notional": False,
+                "is_bound": False,
+                "first_token": None,
+                "duration": None,
+                "finish": None,
+                "error": "TimedOut",
+                "amount": None,
+                "usage": None,
+                "price": None,
+            },
+        ],
+    }
+
+
+async def test_a_call_without_an_intent_is_settled_with_its_entry(ledger: SqlLedger) -> None:
+    await ledger.settle(entry("r", pair("r")))
+    found = await ledger.entry("r")
+    assert found is not None
+    assert [made["amount"] for made in found["calls"]] == [1_024, 31]
+
+
+async def test_the_first_settle_counts(ledger: SqlLedger) -> None:
+    await ledger.settle(entry("r", pair("r")))
+    await ledger.settle(entry("r", [*pair("r", 5, 5), billed(call("r", 3), 77)], caller="mallory"))
+    both = [ledger.settle(entry("s", pair("s", n, n))) for n in (1, 2)]
+    await asyncio.gather(ledger.settle(entry("r", pair("r", 6))), *both)
+    found = await ledger.entry("r")
+    assert found is not None
+    assert (found["spent"], found["caller"], len(found["calls"])) == (1_055, "alice", 2)
+    [row] = await ledger.savings()
+    assert (row.requests, row.spent) == (2, Money(1_057))
+
+
+async def test_a_late_intent_does_not_open_what_is_settled(ledger: SqlLedger) -> None:
+    await ledger.settle(entry("r", pair("r")))
+    await ledger.intend(call("r", 1))
+    found = await ledger.entry("r")
+    assert found is not None
+    assert not any(made["is_open"] for made in found["calls"])
+    assert found["calls"][0]["amount"] == 1_024
+
+
+@pytest.mark.parametrize("switch", [True, False])
+async def test_text_is_stored_only_when_asked_for(url: str, *, switch: bool) -> None:
+    made = await SqlLedger.open(url, text=switch)
+    await made.settle(entry("with", pair("with"), text={"answer": "The sky \u0000 is blue \U0001f30c"}))
+    await made.settle(entry("without", pair("without")))
+    found, other = await made.entry("with"), await made.entry("without")
+    assert found is not None
+    assert other is not None
+    assert found["text"] == ({"answer": "The sky \u0000 is blue \U0001f30c"} if switch else None)
+    assert other["text"] is None
+    await made.aclose()
+
+
+async def test_savings_of_nothing(ledger: SqlLedger) -> None:
+    [row] = await ledger.savings()
+    assert (row.group, row.requests, row.spent, row.saved, row.share) == ("all", 0, Money.ZERO, None, None)
+    assert await ledger.savings(Query(by="day")) == []
+
+
+async def test_savings_compare_only_what_is_known_on_both_sides(ledger: SqlLedger) -> None:
+    base = Baseline("same_length", Money(1_000), Money(2_000), Money(3_000), 100)
+    await ledger.settle(entry("both", pair("both", 300, 100), baseline=base, teacher_tokens=40))
+    await ledger.settle(entry("unpriced", pair("unpriced", 500, None), baseline=base, teacher_tokens=40))
+    await ledger.settle(entry("no-baseline", pair("no-baseline", 7, 0), wasted="empty", outcome="failed"))
+    dear = Baseline("measured", None, Money(50), Money(60))
+    await ledger.settle(entry("dear", pair("dear", 90, 0), baseline=dear, teacher_tokens=40))
+    [row] = await ledger.savings()
+    assert row == SavingsRow(
+        group="all",
+        requests=4,
+        outcomes={"failed": 1, "ok": 3},
+        spent=Money(997),
+        spent_by_stage={"guidance": Money(897), "answer": Money(100), "fallback": Money.ZERO},
+        baseline_by_method={"measured": Money(50), "same_length": Money(2_000)},
+        baseline_low=None,  # one of the two has no known low
+        baseline=Money(2_050),
+        baseline_high=Money(3_060),
+        compared=2,
+        compared_spent=Money(490),
+        saved=Money(1_560),
+        share=490 / 2_050,
+        wasted=1,
+        wasted_spent=Money(7),
+        unpriced=1,
+        notional=Money.ZERO,
+        bound=Money.ZERO,
+        teacher_output_tokens=80,
+        baseline_output_tokens=200,
+        output_token_share=0.4,
+    )
+
+
+async def test_savings_may_be_negative(ledger: SqlLedger) -> None:
+    small = Baseline("same_length", Money(1), Money(10), Money(20))
+    await ledger.settle(entry("r", pair("r", 30, 5), baseline=small))
+    [row] = await ledger.savings()
+    assert (row.saved, row.share) == (Money(-25), 3.5)
+
+
+async def test_savings_by_group_and_by_time(ledger: SqlLedger) -> None:
+    for n, (at, model, caller) in enumerate(
+        [(NOON, "a", "x"), (NOON + DAY, "b", "x"), (NOON + DAY, "a", "y"), (NOON + 2 * DAY, "a", "x")]
+    ):
+        await ledger.settle(entry(f"r{n}", pair(f"r{n}", 10**n, 0), at=at, model=model, caller=caller))
+
+    async def spent(query: Query) -> dict[str, int]:
+        return {row.group: row.spent.nano for row in await ledger.savings(query)}
+
+    assert await spent(Query(by="day")) == {"2027-01-15": 1, "2027-01-16": 110, "2027-01-17": 1_000}
+    assert await spent(Query(by="model")) == {"a": 1_101, "b": 10}
+    assert await spent(Query(by="caller")) == {"x": 1_011, "y": 100}
+    assert await spent(Query(by="strategy")) == {"cut-off": 1_111}
+    assert await spent(Query(since=NOON + DAY, until=NOON + 2 * DAY)) == {"all": 110}, "the end is not included"
+    assert await spent(Query(model="a", by="day")) == {"2027-01-15": 1, "2027-01-16": 100, "2027-01-17": 1_000}
+    assert await spent(Query(strategy="hint")) == {"all": 0}
+    with pytest.raises(BadRequest, match="day, model, strategy, caller"):
+        await ledger.savings(Query(by="route; drop table entries"))
+
+
+async def test_entries_come_newest_first(ledger: SqlLedger) -> None:
+    for n in range(5):
+        await ledger.settle(entry(f"r{n}", pair(f"r{n}"), at=NOON + n, model="b" if n == 3 else "a"))
+    assert [found["request_id"] for found in await ledger.entries(limit=3)] == ["r4", "r3", "r2"]
+    assert [found["request_id"] for found in await ledger.entries(Query(model="a", until=NOON + 4))] == [
+        "r2",
+        "r1",
+        "r0",
+    ]
+
+
+async def test_closing_writes_what_waits(url: str, tmp_path: Path) -> None:
+    made = await SqlLedger.open(url)
+    tasks = [asyncio.create_task(made.settle(entry(f"r{n}", pair(f"r{n}")))) for n in range(300)]
+    await asyncio.sleep(0)  # every task has put its entry, none has an answer
+    await asyncio.gather(made.aclose(), made.aclose())
+    await asyncio.gather(*tasks)
+    with pytest.raises(Busy):
+        await made.intend(call("late"))
+    with pytest.raises(Busy):
+        await made.settle(entry("late", []))
+    if url != "sqlite://":
+        again = await SqlLedger.open(url)
+        [row] = await again.savings()
+        assert (row.requests, row.spent) == (300, Money(300 * 1_055))
+        await again.aclose()
+
+
+# --- The sums are those of plain Python over the same entries, to the nano-dollar.
+
+nanos = st.integers(-(10**15), 10**15)
+maybe_nanos = st.none() | nanos.map(Money)
+maybe_tokens = st.none() | st.integers(0, 10**9)
+
+
+@st.composite
+def told(draw: st.DrawFn, request_id: str) -> Entry:
+    calls = []
+    for number in range(draw(st.integers(0, 4))):
+        made = call(request_id, number, draw(st.sampled_from(get_args(Stage))), draw(st.sampled_from(get_args(Seat))))
+        if draw(st.booleans()):
+            amount, notional, bound = draw(maybe_nanos), draw(st.booleans()), draw(st.booleans())
+            made.line = Line(made.stage, made.model, Usage(), None, amount, notional, bound)
+        calls.append(made)
+    baselines = st.builds(
+        Baseline, st.sampled_from(get_args(Method)), maybe_nanos, maybe_nanos, maybe_nanos, maybe_tokens
+    )
+    return entry(
+        request_id,
+        calls,
+        at=NOON + draw(st.integers(-3, 3)) * DAY / 2,
+        model=draw(st.sampled_from(["a", "B", "ä", ""])),
+        strategy=draw(st.sampled_from(get_args(StrategyName))),
+        caller=draw(st.sampled_from(["x", "y"])),
+        outcome=draw(st.sampled_from(get_args(Outcome))),
+        wasted=draw(st.none() | st.sampled_from(["empty", "torn"])),
+        teacher_tokens=draw(maybe_tokens),
+        baseline=draw(st.none() | baselines),
+    )
+
+
+def at_stage(wanted: str) -> Callable[[Entry, str, Line], bool]:
+    return lambda e, stage, line: stage == wanted
+
+
+def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
+    """The sums as entry.py's docstring tells them, the slow way."""
+    lines = [(entry, made.stage, made.line) for entry in of for made in entry.calls if made.line and made.line.amount]
+
+    def total(which: Callable[[Entry, str, Line], bool]) -> Money:
+        return Money.total(line.amount for entry, stage, line in lines if line.amount and which(entry, stage, line))
+
+    pairs = [(e.spent, e.baseline) for e in of if e.spent is not None and e.baseline and e.baseline.likely is not None]
+    likely = [base.likely for _, base in pairs if base.likely is not None]
+    low = [base.low for _, base in pairs if base.low is not None]
+    high = [base.high for _, base in pairs if base.high is not None]
+    spent = Money.total(amount for amount, _ in pairs)
+    counts = [
+        (e.teacher_tokens, e.baseline.output_tokens)
+        for e in of
+        if e.teacher_tokens is not None and e.baseline and e.baseline.output_tokens is not None
+    ]
+    teacher, alone = sum(t for t, _ in counts), sum(b for _, b in counts)
+    return SavingsRow(
+        group=group,
+        requests=len(of),
+        outcomes={o: n for o in get_args(Outcome) if (n := sum(e.outcome == o for e in of))},
+        spent=total(lambda e, stage, line: True),
+        spent_by_stage={wanted: total(at_stage(wanted)) for wanted in get_args(Stage)},
+        baseline_by_method={
+            method: Money.total(base.likely for _, base in pairs if base.method == method and base.likely is not None)
+            for method in get_args(Method)
+            if any(base.method == method for _, base in pairs)
+        },
+        baseline_low=Money.total(low) if pairs and len(low) == len(pairs) else None,
+        baseline=Money.total(likely) if pairs else None,
+        baseline_high=Money.total(high) if pairs and len(high) == len(pairs) else None,
+        compared=len(pairs),
+        compared_spent=spent,
+        saved=Money.total(likely) - spent if pairs else None,
+        share=spent.nano / Money.total(likely).nano if pairs and Money.total(likely) else None,
+        wasted=sum(e.wasted is not None for e in of),
+        wasted_spent=total(lambda e, stage, line: e.wasted is not None and stage == "guidance"),
+        unpriced=sum(e.spent is None for e in of),
+        notional=total(lambda e, stage, line: line.notional),
+        bound=total(lambda e, stage, line: line.bound),
+        teacher_output_tokens=teacher,
+        baseline_output_tokens=alone,
+        output_token_share=teacher / alone if alone else None,
+    )
+
+
+@given(data=st.data(), count=st.integers(0, 12), by=st.sampled_from([None, "day", "model", "strategy", "caller"]))
+@settings(max_examples=60, deadline=None)
+def test_sums_are_exact(data: st.DataObject, count: int, by: str | None) -> None:
+    of = [data.draw(told(f"r{n}")) for n in range(count)]
+
+    async def ask() -> Sequence[SavingsRow]:
+        made = await SqlLedger.open("sqlite://")
+        await asyncio.gather(*(made.settle(entry) for entry in of))
+        rows = await made.savings(Query(by=by))
+        await made.aclose()
+        return rows
+
+    def group(of: Entry) -> str:
+        return "all" if by is None else day_of(of.at) if by == "day" else str(getattr(of, by))
+
+    names = ["all"] if by is None else sorted({group(entry) for entry in of})
+    assert asyncio.run(ask()) == [folded(name, [entry for entry in of if group(entry) == name]) for name in names]

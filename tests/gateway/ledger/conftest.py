@@ -1,0 +1,64 @@
+"""Calls and entries to put on record, and children that put some on record and die."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import gateway
+from gateway.chat import Call
+from gateway.ledger.entry import Entry
+from pricing.bill import Line
+from pricing.money import Money
+from pricing.usage import Usage
+
+ROOT = Path(gateway.__file__).parents[1]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+@pytest.fixture
+def call() -> Callable[..., Call]:
+    """`call(request_id, number=1, bound=900)`: a teacher's call that has not been made."""
+
+    def made(request_id: str, number: int = 1, bound: int | None = 900) -> Call:
+        money = None if bound is None else Money(bound)
+        return Call(f"call-{number}", request_id, "guidance", "teacher", "openai", "gpt-6-sol", None, 1.8e9, money)
+
+    return made
+
+
+@pytest.fixture
+def entry() -> Callable[..., Entry]:
+    """`entry(request_id, *calls)`: they cost 10 nano-dollars each."""
+
+    def made(request_id: str, *calls: Call) -> Entry:
+        for call in calls:
+            call.line = Line(call.stage, call.model, Usage(), None, Money(10))
+        return Entry(request_id, 1.8e9, "gpt-6-sol", "*", "cut-off", "route *", "alice", "ok", True, calls, None)
+
+    return made
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`child(code, *argv)`: a Python process with pipes; it is killed at the end of the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *argv: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-u", "-c", code, *argv]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

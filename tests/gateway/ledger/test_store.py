@@ -1,0 +1,170 @@
+"""Opening a database, its shape, and what is said to it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from gateway.errors import BadRequest, ConfigError
+from gateway.ledger import migrate, savings
+from gateway.ledger.entry import Query
+from gateway.ledger.schema import INTENDED, calls, entries, metadata
+from gateway.ledger.store import Store, statements
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    engine = create_engine("sqlite://")
+    with engine.begin() as made:
+        yield made
+    engine.dispose()
+
+
+def shape(connection: Connection) -> dict[str, set[str]]:
+    """Every table and index of the database as the parts of its SQL, whatever their order and spacing."""
+    found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {str(name): set(re.split(r",\s*|\(|\)", " ".join(str(sql).split()))) for name, sql in found}
+
+
+def test_new_and_upgraded_databases_are_what_the_schema_says(connection: Connection) -> None:
+    migrate.upgrade(connection)
+    assert migrate.current(connection) == migrate.HEAD
+    assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    new = shape(connection)
+    old = create_engine("sqlite://")
+    with old.begin() as upgraded:
+        command.upgrade(migrate.config(upgraded), "head")
+        assert migrate.current(upgraded) == migrate.HEAD
+        assert compare_metadata(MigrationContext.configure(upgraded), metadata) == []
+        stepped = shape(upgraded)
+    old.dispose()
+    for made in (new, stepped):
+        made.pop("alembic_version")
+    assert new == stepped
+
+
+def test_the_comparison_can_fail(connection: Connection) -> None:
+    migrate.upgrade(connection)
+    connection.exec_driver_sql("ALTER TABLE entries DROP COLUMN caller")
+    assert compare_metadata(MigrationContext.configure(connection), metadata) != []
+
+
+def test_an_older_database_gets_the_steps_that_it_lacks(connection: Connection) -> None:
+    # There is no older step than the first: a database that knows of none has only Alembic's own table.
+    connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    migrate.upgrade(connection)
+    assert migrate.current(connection) == migrate.HEAD
+    assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_head_is_the_last_step(connection: Connection) -> None:
+    assert ScriptDirectory.from_config(migrate.config(connection)).get_heads() == [migrate.HEAD]
+
+
+def test_a_newer_database_is_refused(url: str) -> None:
+    Store.open(url).close()
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+        other.commit()
+    with pytest.raises(ConfigError, match="9999"):
+        Store.open(url)
+
+
+def test_a_new_database_is_made_fast_and_without_alembic(
+    tmp_path: Path, child: Callable[..., subprocess.Popen[str]]
+) -> None:
+    code = (
+        "import sys; from gateway.ledger.store import Store; Store.open(sys.argv[1]); print('alembic' in sys.modules)"
+    )
+    assert child(code, f"sqlite:///{tmp_path}/new.db").communicate()[0] == "False\n"
+    times = []
+    for n in range(3):
+        began = time.perf_counter()
+        Store.open(f"sqlite:///{tmp_path}/{n}.db").close()
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.15, times
+
+
+def test_many_open_a_new_database_at_once(url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: Store.open(url), range(8)))
+    assert sorted(store.join(0.0) for store in stores) == list(range(1, 9))
+    for store in stores:
+        store.close()
+
+
+def test_a_file_is_in_wal_mode_and_its_writes_are_safe(url: str) -> None:
+    store = Store.open(url)
+    with store._engine.connect() as connection:
+        found = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+    assert found == ["wal", 1, 1, 1000]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://root@localhost/ledger", "mysql"),
+        ("not a url", "cannot be opened"),
+        ("sqlite:////proc/none/ledger.db", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_opened_is_a_configuration_error(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Store.open(url)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("milk, bread, and so on\n" * 200)
+    with pytest.raises(ConfigError, match="not a database"):
+        Store.open(f"sqlite:///{tmp_path}/notes.txt")
+
+
+def test_recovery_and_time_ranges_use_their_indexes(url: str) -> None:
+    store = Store.open(url)
+    plan = "EXPLAIN QUERY PLAN SELECT id FROM calls WHERE is_open = 1 AND run IN (1, 2)"
+    ranged = savings.statement(Query(since=1.0, by="day")).compile(
+        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+    )
+    with store._engine.connect() as connection:
+        assert "ix_calls_open" in str(connection.exec_driver_sql(plan).all())
+        assert "ix_entries_at" in str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {ranged}").all())
+    store.close()
+
+
+def test_every_statement_exists_for_postgresql() -> None:
+    dialect = postgresql.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+    intend, settle_call, settle_entry = statements(dialect)
+    assert intend.count("%s") == len(INTENDED)
+    assert settle_call.count("%s") == len(calls.columns)
+    assert settle_entry.count("%s") == len(entries.columns)
+    assert "ON CONFLICT (request_id) DO UPDATE" in settle_entry
+    for by in (None, *savings.GROUPS):
+        assert "GROUP BY" in str(savings.statement(Query(by=by, since=0.0)).compile(dialect=dialect))
+    for table in metadata.sorted_tables:
+        assert "BIGINT" in str(CreateTable(table).compile(dialect=dialect)) or table.name == "runs"
+        for index in table.indexes:
+            assert "CREATE INDEX" in str(CreateIndex(index).compile(dialect=dialect))
+
+
+def test_grouping_by_something_else_names_what_there_is() -> None:
+    with pytest.raises(BadRequest, match="day, model, strategy, caller"):
+        savings.statement(Query(by="weather"))

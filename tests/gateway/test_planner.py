@@ -1,0 +1,200 @@
+"""The planner: who speaks, and why; what cannot be honoured is planned otherwise or refused, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.chat import Caller, Chat, Need, Overrides, Plan
+from gateway.config import Config
+from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
+from gateway.planner import Planner
+from students.engine import Ability, Sampling
+
+EVERYTHING = Ability.CONTINUE | Ability.SAMPLES | Ability.LOGPROBS | Ability.TOOLS | Ability.SCHEMA | Ability.IMAGES
+PAID = EVERYTHING & ~Ability.CONTINUE
+SMALL = Ability.CONTINUE | Ability.LOGPROBS
+ANYONE = Caller()
+
+
+def planner(config: Config | None = None, *, teacher: Ability = PAID, student: Ability = SMALL) -> Planner:
+    return Planner(config or Config(), lambda name: teacher if name == "teacher" else student, ("concise", "hint"))
+
+
+def chat(model: str = "gkt", *needs: Need, **settings: Any) -> Chat:
+    return Chat("id", model, [{"role": "user", "content": "hi"}], Sampling(), needs=frozenset(needs), **settings)
+
+
+def plan(
+    model: str = "gkt", *needs: Need, caller: Caller | None = None, by: Planner | None = None, **asked: Any
+) -> Plan:
+    return (by or planner()).plan(chat(model, *needs, overrides=Overrides(**asked)), caller or Caller())
+
+
+def routes(**route: Any) -> Config:
+    return Config.parse({"routes": {"r": {"teacher": "teacher", "student": "student", **route}}})
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy", "prompt", "placement", "tokens"),
+    [
+        ("gkt", "cut-off", None, "prefix", 40),
+        ("gkt-concise", "concise", "concise", "prefix", 40),
+        ("gkt-hint", "hint", "hint", "context", 40),
+        ("teacher", "teacher", None, "prefix", 0),
+        ("student", "student", None, "prefix", 0),
+    ],
+)
+def test_a_model_name_means_a_strategy(
+    model: str, strategy: str, prompt: str | None, placement: str, tokens: int
+) -> None:
+    made = plan(model)
+    assert (made.strategy, made.guidance_prompt, made.placement, made.guidance_tokens) == (
+        strategy,
+        prompt,
+        placement,
+        tokens,
+    )
+    assert made.why == f"route {model}: {strategy}"
+    assert made.propensity == 1.0
+
+
+def test_any_other_name_is_the_teachers_model() -> None:
+    made = plan("gpt-9-large")
+    assert (made.route, made.teacher_model, made.strategy) == ("*", "gpt-9-large", "cut-off")
+
+
+def test_the_star_itself_is_no_model() -> None:
+    with pytest.raises(NotFound):
+        plan("*", by=planner(routes()))
+
+
+def test_without_a_star_an_unknown_name_is_not_found() -> None:
+    with pytest.raises(NotFound) as caught:
+        plan("gpt-9", by=planner(routes()))
+    assert (caught.value.code, caught.value.param, caught.value.http_status) == ("model_not_found", "model", 404)
+
+
+def test_the_papers_settings_are_the_default_of_the_students_sampling() -> None:
+    made = plan()
+    assert (made.student_sampling.temperature, made.student_sampling.top_p) == (0.8, 0.9)
+    assert made.teacher_sampling.temperature == 0
+
+
+def test_overrides_change_the_plan_and_are_told() -> None:
+    made = plan(strategy="concise", guidance_tokens=10, placement="context")
+    assert (made.strategy, made.guidance_tokens, made.placement, made.guidance_prompt) == (
+        "concise",
+        10,
+        "context",
+        "concise",
+    )
+    assert made.why == "route gkt: concise, asked for: strategy, guidance_tokens, placement"
+
+
+def test_another_teacher_is_asked_for_its_own_model() -> None:
+    made = plan("gpt-9", teacher="student")
+    assert (made.teacher, made.teacher_model) == ("student", None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ({"teacher": "nobody"}, "teacher, student"),
+        ({"student": "nobody"}, "teacher, student"),
+        ({"guidance_prompt": "rude"}, "concise, hint"),
+        ({"strategy": "magic"}, "teacher, student, cut-off, concise, hint"),
+        ({"placement": "behind"}, "prefix, context"),
+        ({"strategy": "hint", "placement": "prefix"}, "allowed are: context"),
+    ],
+)
+def test_wrong_overrides_are_refused_with_what_is_allowed(asked: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        plan(**asked)
+    assert allowed in str(caught.value)
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("gkt.")
+
+
+def test_a_caller_or_a_route_may_limit_overrides() -> None:
+    with pytest.raises(Forbidden, match="allowed are: strategy"):
+        plan(guidance_tokens=3, caller=Caller(overrides=frozenset({"strategy"})))
+    narrow = planner(routes(overrides=["strategy"]))
+    assert plan("r", by=narrow, strategy="student").strategy == "student"
+    with pytest.raises(Forbidden, match="allowed are: strategy"):
+        plan("r", by=narrow, teacher="student")
+    with pytest.raises(Forbidden, match="allowed are: none"):
+        plan("r", by=narrow, strategy="hint", caller=Caller(overrides=frozenset({"teacher"})))
+
+
+def test_a_strategy_without_its_models_is_refused() -> None:
+    alone = planner(Config.parse({"routes": {"r": {"strategy": "student", "student": "student"}}}))
+    with pytest.raises(BadRequest, match="needs a teacher"):
+        plan("r", by=alone, strategy="cut-off")
+    assert plan("r", by=alone, strategy="cut-off", teacher="teacher").teacher == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("need", "instead"),
+    [
+        ("tools", "teacher"),
+        ("json", "teacher"),
+        ("images", "teacher"),
+        ("audio", "teacher"),
+        ("web_search", "teacher"),
+        ("predicted_output", "teacher"),
+        ("prefix", "student"),
+    ],
+)
+def test_what_guidance_cannot_honour_is_planned_otherwise_and_told(need: Need, instead: str) -> None:
+    made = plan("gkt", need)
+    assert made.strategy == instead
+    assert made.why == f"route gkt: cut-off; {need} cannot be guided: {instead}"
+    assert made.guidance_tokens == 0
+
+
+def test_samples_and_logprobs_can_be_guided() -> None:
+    assert plan("gkt", "samples", "logprobs").strategy == "cut-off"
+
+
+def test_the_rule_is_the_configurations() -> None:
+    wide = planner(routes(unguidable={"json": "context", "tools": "refuse"}), student=EVERYTHING)
+    made = plan("r", "json", by=wide)
+    assert (made.strategy, made.placement) == ("cut-off", "context")
+    with pytest.raises(Unsupported) as caught:
+        plan("r", "tools", by=wide)
+    assert caught.value.param == "tools"
+
+
+def test_a_begun_answer_is_guided_when_both_models_can_go_on_from_it() -> None:
+    both = planner(teacher=EVERYTHING)
+    assert plan("gkt", "prefix", by=both).strategy == "cut-off"
+    assert plan("gkt-hint", "prefix", by=both).strategy == "student"
+
+
+def test_a_model_that_lacks_what_is_needed_is_refused_by_name() -> None:
+    with pytest.raises(Unsupported, match=r"tools: 'student'.*does not support") as caught:
+        plan("student", "tools")
+    assert caught.value.param == "tools"
+    with pytest.raises(Unsupported, match="response_format"):
+        plan("gkt", "json", by=planner(teacher=SMALL))
+
+
+def test_a_guided_route_whose_student_cannot_continue_is_an_error_at_start() -> None:
+    with pytest.raises(ConfigError, match="continues a given text"):
+        planner(student=Ability.NONE).check()
+    planner(routes(placement="context"), student=Ability.NONE).check()
+    planner(routes(strategy="hint"), student=Ability.NONE).check()
+    planner().check()
+
+
+def test_an_override_to_a_student_that_cannot_continue_is_refused() -> None:
+    with pytest.raises(BadRequest, match="placement"):
+        plan(student="teacher")
+    assert plan(student="teacher", placement="context").student == "teacher"
+
+
+def test_an_unknown_guidance_prompt_is_an_error_at_start() -> None:
+    with pytest.raises(ConfigError, match="guidance_prompt 'rude'"):
+        planner(routes(guidance_prompt="rude"))
