@@ -1,6 +1,6 @@
 """The yardstick: the least that Starlette and aiohttp must do to pass a chat on, with one hop or with two.
 
-No checks, no errors, no receipt. With one hop the upstream's bytes are handed on unread; with two, the teacher's 40
+No checks, no errors, no deadlines, no receipt; whatever the libraries let one switch off is off. With one hop the upstream's bytes are handed on unread; with two, the teacher's 40
 tokens are read, become an assistant message, and the student's bytes follow unread.
 """
 
@@ -28,7 +28,11 @@ def passthrough(upstream: str) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as app.state.session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        ) as app.state.session:
             yield
 
     def ask(chat: dict[str, Any]) -> Any:
@@ -86,4 +90,7 @@ if __name__ == "__main__":
         http="httptools",
         log_level="critical",
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
     )

@@ -85,7 +85,10 @@ class Bookkeeper:
     def _price(self, call: Call) -> None:
         """Complete the call's usage, and price it as of its moment, in the tier that the upstream names."""
         usage = call.usage if call.usage is not None else _counted(call)
-        price = self._book.price(call.model, tier=call.tier, moment=call.started, input_tokens=usage.input)
+        seller = self._upstreams[call.upstream].seller
+        price = self._book.price(
+            call.model, provider=seller, tier=call.tier, moment=call.started, input_tokens=usage.input
+        )
         if price is not None and price.per_hour is not None and usage.seconds is None:
             usage = replace(usage, seconds=call.duration)
         call.usage = usage
@@ -124,10 +127,15 @@ class Bookkeeper:
             return measured(first.line.amount, first.usage.output if first.usage else None)
         if not visible.output and exchange.outcome != "ok":
             return Baseline("same_length", Money.ZERO, Money.ZERO, Money.ZERO, 0)
-        model = plan.teacher_model or self._upstreams[plan.teacher].model
+        teacher = self._upstreams[plan.teacher]
         asked = first.usage if first is not None and first.seat == "teacher" else None
         return same_length(
-            self._book.price(model, moment=exchange.started, input_tokens=visible.input),
+            self._book.price(
+                plan.teacher_model or teacher.model,
+                provider=teacher.seller,
+                moment=exchange.started,
+                input_tokens=visible.input,
+            ),
             input_tokens=visible.input,
             output_tokens=visible.output,
             cached=_at_most(asked.cached if asked else None, visible.input),

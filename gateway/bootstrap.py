@@ -71,7 +71,7 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
         if stand_in is not None and stand_in not in built:
             raise ConfigError(f"upstream {name!r}: its stand-in {stand_in!r} cannot be built: {missing[stand_in]}")
         engine = built[stand_in or name]
-        seated[name] = Upstream(name, engine, spec.model, spec.max_output, _longest(spec), stand_in)
+        seated[name] = Upstream(name, engine, spec.model, spec.max_output, _longest(spec), spec.seller, stand_in)
     return seated
 
 

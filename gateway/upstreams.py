@@ -28,7 +28,7 @@ class Upstream:
     """A configured model. `stand_in` names the upstream that really answers in its place; None: it answers itself.
 
     `model` is the name that prices and receipts know. `max_output` bounds the tokens of an answer whose caller set no
-    limit, `max_seconds` the time of any answer.
+    limit, `max_seconds` the time of any answer. `seller` is the price book's provider; None: the name decides.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Upstream:
     model: str
     max_output: int
     max_seconds: float
+    seller: str | None = None
     stand_in: str | None = None
 
 
@@ -78,6 +79,8 @@ class Desk:
                         call.first_token = time.perf_counter() - began
                     if isinstance(event, Finish):
                         call.usage, call.finish, call.tier = event.usage, event.reason, event.service_tier
+                        if upstream.stand_in is not None and event.usage is not None:
+                            call.usage = replace(event.usage, cached=None)  # its cache is not the teacher's
                         ended = True
                     else:
                         call.spoken.append(event.text)
@@ -116,7 +119,7 @@ class Desk:
         """The most this call can cost: no vocabulary has tokens shorter than a byte; None when it has no price."""
         chat = self._exchange.chat
         size = chat.size + TEMPLATE_TOKENS * (len(prompt.messages) + 1) + 4 * len(prompt.prefix) + 1024
-        price = self._book.price(model, input_tokens=size)
+        price = self._book.price(model, provider=upstream.seller, input_tokens=size)
         if price is None:
             return None
         output = (prompt.max_tokens or upstream.max_output) * prompt.n

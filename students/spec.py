@@ -30,9 +30,19 @@ class Strict(BaseModel):
         return handler(value)
 
 
+SELF = "self"
+"""The provider of models that nobody sells."""
+
+
 class Spec(Strict):
     """What all kinds of upstream share."""
 
+    provider: str | None = Field(
+        None,
+        description="Who sells this model, for the price book. None: `openai` at its own address, the model's "
+        "name decides where a key is sent, and `self` elsewhere: a model that you run costs what `prices` says, not "
+        "what somebody else asks for one of the same name.",
+    )
     max_concurrent: int = Field(256, ge=1, description="Calls under way at once; more wait.")
     max_output: int = Field(
         16_384,
@@ -40,6 +50,11 @@ class Spec(Strict):
         description="The most tokens an answer can have when the caller sets no limit: the bound that an unfinished "
         "call is booked at.",
     )
+
+    @property
+    def seller(self) -> str | None:
+        """The provider that the price book is asked for; None: the model's name decides."""
+        return self.provider or SELF
 
 
 class Deadlines(Strict):
@@ -94,6 +109,15 @@ class OpenAISpec(Spec):
         "were this model, while the key's environment variable is not set.",
     )
 
+    @property
+    def seller(self) -> str | None:
+        """The provider that the price book is asked for; None: the model's name decides."""
+        if self.provider is not None:
+            return self.provider
+        if "//api.openai.com/" in self.base_url:
+            return "openai"
+        return None if self.api_key_env is not None else SELF
+
     @field_validator("api_key_env")
     @classmethod
     def _a_name_not_a_secret(cls, value: str | None) -> str | None:
@@ -122,6 +146,12 @@ class ReplaySpec(Spec):
     """Recorded answers played back as a model: cut at `max_tokens` by the tokenizer, usage exact."""
 
     kind: Literal["replay"] = "replay"
+
+    @property
+    def seller(self) -> str | None:
+        """A recorded model is priced as the model it was."""
+        return self.provider
+
     model: str
     file: Path = Field(description="JSON lines with `prompt` and `response`.")
     vocabulary: str = Field("o200k_base", description="The tiktoken encoding of the recorded model.")

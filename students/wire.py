@@ -324,7 +324,7 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 
 
 def _count(members: object, name: str) -> int | None:
-    value = members.get(name) if isinstance(members, Mapping) else None
+    value = members.get(name) if isinstance(members, dict) else None
     return value if isinstance(value, int) and value >= 0 else None
 
 

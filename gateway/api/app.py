@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api import admin, routes
-from gateway.api.completions import UNEXPECTED, Completions, Reply
+from gateway.api.completions import UNEXPECTED, Completions
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
@@ -49,22 +49,17 @@ class App(FastAPI):
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = "req_" + secrets.token_urlsafe(21)
-        begun = False
 
         async def stamped(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             await super().__call__(scope, receive, stamped)
         except Exception:
+            # Starlette has answered it by `_unexpected` and raises it for us to log; there is nobody else to tell.
             log.exception("unexpected", request_id=request_id)
-            if begun:
-                raise
-            await Reply(send, request_id).fail(GatewayError(UNEXPECTED))
 
 
 def create_app(config: Config, *, opener: Opener = open_gateway) -> App:
@@ -93,6 +88,7 @@ def create_app(config: Config, *, opener: Opener = open_gateway) -> App:
     app.add_exception_handler(GatewayError, _gateway_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _unexpected)
     return app
 
 
@@ -102,6 +98,10 @@ def _response(error: GatewayError, headers: dict[str, str] | None = None) -> Res
 
 async def _gateway_error(request: Request, error: Exception) -> Response:
     return _response(cast("GatewayError", error))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return _response(GatewayError(UNEXPECTED))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

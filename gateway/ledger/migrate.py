@@ -36,9 +36,7 @@ def config(connection: Connection) -> Config:
 
 
 def current(connection: Connection) -> str | None:
-    """The step that the database is at; None: it has no tables of ours."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
+    """The step that a database which is not empty is at."""
     return connection.execute(select(_version.c.version_num)).scalar()
 
 
@@ -49,13 +47,13 @@ def upgrade(connection: Connection) -> None:
     equal). The caller holds a lock against other processes that do the same. Raises `ConfigError` for a database
     that this version does not know.
     """
-    step = current(connection)
-    if step == HEAD:
-        return
-    if step is None:
+    if not inspect(connection).has_table(_version.name):
         metadata.create_all(connection, checkfirst=False)
         _version.create(connection)
         connection.execute(insert(_version).values(version_num=HEAD))
+        return
+    step = current(connection)
+    if step == HEAD:
         return
     from alembic import command
     from alembic.util import CommandError

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import pytest
@@ -34,7 +34,7 @@ class Accounts:
         self.rows: list[SavingsRow] = []
         self.entries: dict[str, Mapping[str, Any]] = {}
 
-    async def savings(self, query: Query = Query()) -> Sequence[SavingsRow]:
+    async def savings(self, query: Query) -> Sequence[SavingsRow]:
         self.asked.append(query)
         return self.rows
 
@@ -126,8 +126,8 @@ class Live:
         return connection
 
 
-@pytest.fixture
-def live() -> Iterator[Live]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Live]:
     """The application around a stub, served by uvicorn as the command line does it."""
     stub = Stub()
 
@@ -149,3 +149,12 @@ def live() -> Iterator[Live]:
     thread.join(10)
     listener.close()
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def live(server: Live) -> Live:
+    """The served application, its stub as new."""
+    fresh = Stub()
+    for each in fields(Stub):
+        setattr(server.stub, each.name, getattr(fresh, each.name))
+    return server

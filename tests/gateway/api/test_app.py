@@ -88,9 +88,9 @@ def test_a_method_that_is_not_allowed(http: httpx.Client, method: str, path: str
 
 
 def test_the_sdk_sees_a_404_for_what_is_not_there(live: Any) -> None:
-    with OpenAI(base_url=live.url + "/v1", api_key=live.key, max_retries=0) as client:
-        with pytest.raises(openai.NotFoundError, match="Invalid URL"):
-            client.embeddings.create(model="gkt", input="x")
+    client = OpenAI(base_url=live.url + "/v1", api_key=live.key, max_retries=0)
+    with client, pytest.raises(openai.NotFoundError, match="Invalid URL"):
+        client.embeddings.create(model="gkt", input="x")
 
 
 def test_a_fault_of_our_own(live: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

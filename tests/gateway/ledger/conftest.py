@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 import gateway
 from gateway.chat import Call
@@ -62,3 +66,27 @@ def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    """What is logged during the test, at any level."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    with capture_logs() as seen:
+        yield seen
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+    """`await until(condition)`: come back when it holds; the test fails when it does not hold within ten seconds."""
+
+    async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
+        for _ in range(500):
+            if await condition():
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail("waited for ten seconds in vain")
+
+    return wait

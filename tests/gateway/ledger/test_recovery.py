@@ -8,7 +8,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 
 import pytest
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 Children = Callable[..., subprocess.Popen[str]]
 
 # Says what is on record, line by line: `intended ID` when intend returned, `settled ID` when settle returned.
@@ -101,7 +102,9 @@ async def test_kill_in_the_middle_of_load(url: str, child: Children) -> None:
     await ledger.aclose()
 
 
-async def test_two_living_processes_share_a_database(url: str, child: Children, call: Calls, entry: Entries) -> None:
+async def test_two_living_processes_share_a_database(
+    url: str, child: Children, call: Calls, entry: Entries, until: Until
+) -> None:
     other = child(UNDER_LOAD, url, "4", "50")
     assert other.stdin is not None
     assert other.stdout is not None
@@ -126,9 +129,11 @@ async def test_two_living_processes_share_a_database(url: str, child: Children, 
     other.stdin.write("\n")
     other.stdin.flush()
     assert other.wait(10) == 0
-    async with asyncio.timeout(10):
-        while (await ledger.savings())[0].outcomes != {"ok": 300, "recovered": 100}:
-            await asyncio.sleep(0.05)
+
+    async def recovered() -> bool:
+        return (await ledger.savings())[0].outcomes == {"ok": 300, "recovered": 100}
+
+    await until(recovered)
     assert [r.group for r in await ledger.savings(Query(by="caller"))] == ["alice", "bob"]
     await ledger.aclose()
 
@@ -139,7 +144,7 @@ def execute(url: str, statement: str) -> None:
 
 
 async def test_a_process_that_cannot_be_seen_is_dead_when_its_heart_stops(
-    url: str, call: Calls, entry: Entries
+    url: str, call: Calls, entry: Entries, until: Until
 ) -> None:
     now = 1_000.0
     far = await SqlLedger.open(url, clock=lambda: now, heartbeat=3_600)
@@ -151,9 +156,13 @@ async def test_a_process_that_cannot_be_seen_is_dead_when_its_heart_stops(
     await asyncio.sleep(0.2)
     assert await near.entry("r") is None
     now += 2
-    async with asyncio.timeout(5):
-        while (found := await near.entry("r")) is None:
-            await asyncio.sleep(0.02)
+
+    async def found_dead() -> bool:
+        return await near.entry("r") is not None
+
+    await until(found_dead)
+    found = await near.entry("r")
+    assert found is not None
     assert (found["outcome"], found["why"], found["spent"], found["bound_spent"]) == (
         "recovered",
         "recovered",

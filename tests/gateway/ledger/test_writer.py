@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from gateway.chat import Call
 from gateway.errors import Busy, GatewayError
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 class Counting(Store):
@@ -142,10 +143,10 @@ async def test_a_lock_held_by_another_process_loses_nothing(url: str, call: Call
 
 
 async def test_a_database_that_fails_for_long_is_busy_to_intents_and_keeps_entries(
-    url: str, call: Calls, entry: Entries
+    url: str, call: Calls, entry: Entries, logs: list[EventDict]
 ) -> None:
     ledger = await SqlLedger.open(url, patience=0.5)
-    with locked(url), capture_logs() as logs:
+    with locked(url):
         settled = asyncio.create_task(ledger.settle(entry("s", call("s"))))
         with pytest.raises(Busy):
             await asyncio.wait_for(ledger.intend(call("r")), 5)
@@ -177,9 +178,11 @@ async def test_a_disk_without_room(url: str, call: Calls, entry: Entries) -> Non
     store.close()
 
 
-async def test_closing_gives_up_on_a_dead_database_and_says_what_is_lost(url: str, call: Calls, entry: Entries) -> None:
+async def test_closing_gives_up_on_a_dead_database_and_says_what_is_lost(
+    url: str, call: Calls, entry: Entries, logs: list[EventDict]
+) -> None:
     ledger = await SqlLedger.open(url, patience=0.1)
-    with locked(url), capture_logs() as logs:
+    with locked(url):
         settled = asyncio.create_task(ledger.settle(entry("s", call("s"))))
         await asyncio.sleep(0)
         await asyncio.wait_for(ledger.aclose(), 10)
@@ -199,7 +202,7 @@ async def test_a_caller_that_is_cancelled_takes_nothing_back(url: str, call: Cal
     assert count(url, "entries") == 1
 
 
-async def test_the_heartbeat_survives_a_failure(url: str) -> None:
+async def test_the_heartbeat_survives_a_failure(url: str, until: Until) -> None:
     beats: list[float] = []
 
     def tick() -> None:
@@ -208,9 +211,11 @@ async def test_the_heartbeat_survives_a_failure(url: str) -> None:
 
     store = Store.open(url)
     writer = Writer(store, tick, every=0.02)
-    async with asyncio.timeout(5):
-        while len(beats) < 3:
-            await asyncio.sleep(0.01)
+
+    async def thrice() -> bool:
+        return len(beats) >= 3
+
+    await until(thrice)
     await writer.close()
     store.close()
 

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("run", sa.Integer(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
         sa.Column("seat", sa.Text(), nullable=False),
         sa.Column("upstream", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),

@@ -1,0 +1,314 @@
+"""What every `Engine` promises (`students.engine`), asked of each implementation.
+
+To add an engine, write an async context manager that yields it as a `Subject`, and name it in `ENGINES`. The engine must
+be able to say at least a dozen tokens to `ASK`, none of them in under a millisecond, and is built anew for each test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from students.engine import Ability, Delta, Engine, Event, Finish, Prompt, Sampling
+from students.errors import Unavailable
+from students.openai_api import OpenAIApi
+from students.spec import OpenAISpec
+
+pytestmark = pytest.mark.anyio
+
+ASK = ({"role": "user", "content": "Count from 1 to 30, separated by commas."},)
+PREFIX = "1, 2, 3, 4,"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine under test. `freed` waits until the upstream has noticed that its reader left; None: it is in this
+    process, and there is nothing to notice."""
+
+    engine: Engine
+    freed: Callable[[], AbstractAsyncContextManager[None]] | None = None
+
+
+Factory = Callable[[], AbstractAsyncContextManager[Subject]]
+
+
+@asynccontextmanager
+async def openai_api() -> AsyncIterator[Subject]:
+    """The HTTP engine over a small server that counts, and refuses a request that is not a stream."""
+    left = asyncio.Event()
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": []})
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if body.get("stream") is not True or body.get("stream_options") != {"include_usage": True}:
+            return web.json_response({"error": {"message": "not a stream with usage"}}, status=400)
+        last = body["messages"][-1]
+        start = 0
+        if last["role"] == "assistant":
+            if not (body.get("continue_final_message") is True and body.get("add_generation_prompt") is False):
+                return web.json_response({"error": {"message": "half a flag"}}, status=400)
+            start = int(last["content"].rstrip(", ").rpartition(" ")[2])
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        n, said = body.get("n", 1), 0
+        end, reason = 30, "stop"
+        if (limit := body.get("max_tokens", 99)) < end - start:
+            end, reason = start + limit, "length"
+
+        async def send(**members: Any) -> None:
+            await response.write(b"data: " + json.dumps(members).encode() + b"\n\n")
+
+        try:
+            for number in range(start + 1, end + 1):
+                await asyncio.sleep(0.005)
+                word = f" {number},"
+                if any(stop in word for stop in body.get("stop", ())):
+                    reason = "stop"
+                    break
+                said += n
+                for index in range(n):
+                    await send(choices=[{"index": index, "delta": {"content": word}, "finish_reason": None}])
+        except (asyncio.CancelledError, ConnectionResetError):
+            left.set()
+            raise
+        for index in range(n):
+            await send(choices=[{"index": index, "delta": {}, "finish_reason": reason}])
+        await send(choices=[], usage={"prompt_tokens": 20, "completion_tokens": said, "total_tokens": 20 + said})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    @asynccontextmanager
+    async def freed() -> AsyncIterator[None]:
+        left.clear()
+        yield
+        await asyncio.wait_for(left.wait(), 0.1)
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/models", models), web.post("/v1/chat/completions", chat)])
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    engine = OpenAIApi(
+        "subject", OpenAISpec(model="m", base_url=f"http://{host}:{port}/v1", prefill="continue_flag", retries=0)
+    )
+    try:
+        yield Subject(engine, freed)
+    finally:
+        await engine.aclose()
+        await runner.cleanup()
+
+
+ENGINES: Mapping[str, Factory] = {
+    "openai_api": openai_api,
+}
+
+
+@pytest.fixture(params=ENGINES)
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    async with ENGINES[request.param]() as subject:
+        yield subject
+
+
+@pytest.fixture
+def engine(subject: Subject) -> Engine:
+    return subject.engine
+
+
+def needs(engine: Engine, ability: Ability) -> None:
+    if ability not in engine.abilities:
+        pytest.skip(f"{engine.name} does not claim {ability.name}")
+
+
+async def told(engine: Engine, prompt: Prompt) -> tuple[list[Delta], Finish]:
+    """A whole answer, checked for its form: deltas, none empty, each of a choice that was asked for, then one finish."""
+    async with aclosing(engine.stream(prompt)) as stream:
+        events: list[Event] = [event async for event in stream]
+    finish = events.pop()
+    assert isinstance(finish, Finish)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert len(deltas) == len(events), "nothing follows a finish"
+    for delta in deltas:
+        assert delta.text or delta.fields or delta.logprobs
+        assert 0 <= delta.index < prompt.n
+    assert len(finish.reasons) == prompt.n
+    assert set(finish.reasons) <= {"stop", "length", "content_filter", "tool_calls"}
+    if finish.usage is not None:
+        usage = finish.usage
+        assert usage.source != "estimated", "an engine never makes usage up"
+        if usage.output is not None:
+            assert (usage.reasoning or 0) <= usage.output
+        if usage.input is not None:
+            assert (usage.cached or 0) + (usage.cache_write or 0) <= usage.input
+    return deltas, finish
+
+
+def text(deltas: list[Delta], index: int = 0) -> str:
+    return "".join(delta.text for delta in deltas if delta.index == index)
+
+
+async def test_it_has_a_name_and_a_model(engine: Engine) -> None:
+    assert engine.name
+    assert engine.model
+    assert isinstance(engine.abilities, Ability)
+
+
+async def test_ready_returns_what_was_proven_and_may_be_called_again(engine: Engine) -> None:
+    claimed = engine.abilities
+    proven = await engine.ready()
+    assert engine.abilities == proven
+    assert proven in claimed, "a probe takes away, it never adds"
+    assert await engine.ready() == proven
+
+
+async def test_an_answer_is_deltas_and_one_finish(engine: Engine) -> None:
+    await engine.ready()
+    deltas, _ = await told(engine, Prompt(ASK, max_tokens=12))
+    assert text(deltas)
+
+
+async def test_stream_false_changes_the_shape_at_most(engine: Engine) -> None:
+    await engine.ready()
+    deltas, _ = await told(engine, Prompt(ASK, max_tokens=12, stream=False))
+    assert text(deltas)
+
+
+async def test_max_tokens_bounds_the_answer(engine: Engine) -> None:
+    await engine.ready()
+    short, finish = await told(engine, Prompt(ASK, max_tokens=3))
+    assert finish.reason == "length"
+    if finish.usage is not None and finish.usage.output is not None:
+        assert finish.usage.output <= 3
+    longer, _ = await told(engine, Prompt(ASK, max_tokens=9))
+    assert 0 < len(text(short)) < len(text(longer))
+
+
+async def test_a_stop_string_ends_the_text_before_itself(engine: Engine) -> None:
+    await engine.ready()
+    whole, _ = await told(engine, Prompt(ASK, max_tokens=12, sampling=Sampling(temperature=0.0)))
+    stop = text(whole).split()[3]
+    cut, finish = await told(engine, Prompt(ASK, max_tokens=12, sampling=Sampling(temperature=0.0, stop=(stop,))))
+    assert stop not in text(cut)
+    assert text(whole).startswith(text(cut))
+    assert finish.reason == "stop"
+
+
+async def test_a_prefix_is_continued_and_not_repeated(engine: Engine) -> None:
+    needs(engine, Ability.CONTINUE)
+    assert Ability.CONTINUE in await engine.ready(), "what is claimed is proven"
+    deltas, _ = await told(engine, Prompt(ASK, prefix=PREFIX, max_tokens=8, sampling=Sampling(temperature=0.0)))
+    assert text(deltas)
+    assert not text(deltas).lstrip().startswith("1, 2")
+
+
+async def test_a_prefix_without_the_ability_is_a_mistake(engine: Engine) -> None:
+    if Ability.CONTINUE in await engine.ready():
+        pytest.skip(f"{engine.name} can continue")
+    with pytest.raises(ValueError, match=engine.name):
+        await told(engine, Prompt(ASK, prefix=PREFIX))
+
+
+async def test_several_choices_in_one_call(engine: Engine) -> None:
+    needs(engine, Ability.SAMPLES)
+    await engine.ready()
+    deltas, finish = await told(engine, Prompt(ASK, max_tokens=4, n=3, sampling=Sampling(temperature=0.5)))
+    assert all(text(deltas, index) for index in range(3))
+    assert len(finish.reasons) == 3
+
+
+async def test_the_prompt_is_left_as_it_was(engine: Engine) -> None:
+    await engine.ready()
+    messages = [dict(message) for message in ASK]
+    options: dict[str, Any] = {}
+    before = copy.deepcopy((messages, options))
+    await told(engine, Prompt(messages, max_tokens=3, options=options))
+    assert (messages, options) == before
+
+
+async def test_nothing_happens_before_the_first_step(engine: Engine) -> None:
+    await engine.aclose()
+    stream = engine.stream(Prompt(ASK))  # a closed engine would have raised by now
+    await stream.aclose()
+
+
+async def test_closing_early_is_quick_and_frees_the_place(subject: Subject) -> None:
+    engine = subject.engine
+    await engine.ready()
+    for _ in range(2):
+        async with subject.freed() if subject.freed else _nothing():
+            stream = engine.stream(Prompt(ASK))
+            assert isinstance(await anext(stream), Delta)
+            start = monotonic()
+            await stream.aclose()
+            assert monotonic() - start < 0.1
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert text((await told(engine, Prompt(ASK, max_tokens=3)))[0])
+
+
+async def test_cancelling_is_quick_and_frees_the_place(subject: Subject) -> None:
+    engine = subject.engine
+    await engine.ready()
+    begun = asyncio.Event()
+
+    async def listen() -> None:
+        async with aclosing(engine.stream(Prompt(ASK))) as stream:
+            async for _ in stream:
+                begun.set()
+
+    async with subject.freed() if subject.freed else _nothing():
+        task = asyncio.create_task(listen())
+        await begun.wait()
+        start = monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert monotonic() - start < 0.1
+    assert text((await told(engine, Prompt(ASK, max_tokens=3)))[0])
+
+
+async def test_many_ask_at_once(engine: Engine) -> None:
+    await engine.ready()
+    answers = await asyncio.gather(*(told(engine, Prompt(ASK, max_tokens=5)) for _ in range(8)))
+    assert all(text(deltas) for deltas, _ in answers)
+
+
+async def test_after_aclose_an_engine_is_unavailable(engine: Engine) -> None:
+    await engine.ready()
+    await engine.aclose()
+    await engine.aclose()
+    with pytest.raises(Unavailable) as raised:
+        await told(engine, Prompt(ASK))
+    assert raised.value.engine == engine.name
+
+
+async def test_aclose_ends_running_streams_in_unavailable(engine: Engine) -> None:
+    await engine.ready()
+    stream = engine.stream(Prompt(ASK))
+    assert isinstance(await anext(stream), Delta)
+
+    async def rest() -> None:
+        async for _ in stream:
+            pass
+
+    running = asyncio.create_task(rest())
+    await asyncio.sleep(0)
+    await engine.aclose()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(running, 1)
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
