@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import pstats
@@ -117,11 +116,6 @@ def start_gateway(
     # Python ends at once on SIGTERM, without writing a profile; on SIGINT it unwinds.
     stop = signal.SIGTERM if profile is None else signal.SIGINT
     return serving("gateway", arguments, port, core=core, log=log, ready="/readyz", stop=stop)
-
-
-def gateway_exists() -> bool:
-    """Whether this checkout can serve at all."""
-    return importlib.util.find_spec("gateway") is not None and importlib.util.find_spec("gateway.cli") is not None
 
 
 @contextlib.contextmanager
@@ -345,9 +339,6 @@ def main(
     settings = Settings(rounds, seconds, warm_up, connections, gap, coalesce)
     if quick:
         settings = Settings(2, 0.6, 0.3, connections, gap, coalesce)
-    if gateway and not gateway_exists():
-        console.print("There is no gateway.cli in this checkout: the pass-through is measured alone.")
-        gateway = False
     subjects = [subject for subject in SUBJECTS if gateway or subject.server != "gateway"]
     core, around = cores()
     where = machine()

@@ -1,7 +1,8 @@
 """The yardstick: the least that Starlette and aiohttp must do to pass a chat on, with one hop or with two.
 
-No checks, no errors, no deadlines, no receipt; whatever the libraries let one switch off is off. With one hop the upstream's bytes are handed on unread; with two, the teacher's 40
-tokens are read, become an assistant message, and the student's bytes follow unread.
+No checks, no errors, no deadlines, no receipt; what the libraries let one switch off is off. With one hop the
+upstream's bytes are handed on unread; with two, the teacher's 40 tokens are read, become an assistant message, and
+the student's bytes follow unread.
 """
 
 from __future__ import annotations

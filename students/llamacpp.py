@@ -66,6 +66,8 @@ class LlamaCpp:
         self.name = name
         self.model = spec.model
         self.abilities = Ability.CONTINUE | Ability.SAMPLES | Ability.LOGPROBS | Ability.SCHEMA
+        if spec.gguf is not None:
+            self.abilities |= Ability.TOOLS  # `ready` looks into its chat template; the default model knows none
         self.state: State = "new"
         self.pid: int | None = None
         """The child's process id while it lives."""

@@ -154,7 +154,7 @@ class Reply:
         """Send the next bytes of a stream."""
         if not self._begun:
             await self._start(200, _EVENT_STREAM)
-        await self._body(frames, more=not last)
+        await self._send({"type": "http.response.body", "body": frames, "more_body": not last})
 
     async def json(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
         """Send one JSON value, and nothing else."""
@@ -162,21 +162,18 @@ class Reply:
         more = [(name.encode(), header_value(text)) for name, text in (headers or {}).items()]
         length = (b"content-length", str(len(body)).encode())
         await self._start(status, ((b"content-type", b"application/json"), length, *more))
-        await self._body(body, more=False)
+        await self._send({"type": "http.response.body", "body": body})
 
     async def fail(self, error: GatewayError) -> None:
         """Send an error: as a status, or as the last frame of a stream that has begun."""
         if self._begun:
-            await self._body(error_frame(error), more=False)
+            await self.send(error_frame(error), last=True)
         else:
             await self.json(error.http_status, error.body, error.headers)
 
     async def _start(self, status: int, headers: tuple[RawHeader, ...]) -> None:
         self._begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._headers]})
-
-    async def _body(self, body: bytes, *, more: bool) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def read_body(receive: Receive, content_length: bytes | None, limit: int) -> bytes:

@@ -31,6 +31,7 @@ def config(connection: Connection) -> Config:
 
     made = Config()
     made.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    made.set_main_option("file_template", "v%%(rev)s_%%(slug)s")
     made.attributes["connection"] = connection
     return made
 

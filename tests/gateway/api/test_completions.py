@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -30,6 +31,17 @@ PLAIN = {"model": "gkt", "messages": ASK}
 def client(live: Any) -> Iterator[OpenAI]:
     with OpenAI(base_url=live.url + "/v1", api_key=live.key, max_retries=0, timeout=10) as client:
         yield client
+
+
+@contextmanager
+def loud() -> Iterator[None]:
+    """Log lines are made, whatever the tests around this one want to hear."""
+    before = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    try:
+        yield
+    finally:
+        structlog.configure(wrapper_class=before)
 
 
 async def hello(exchange: Exchange) -> AsyncGenerator[Event, None]:
@@ -240,7 +252,7 @@ def test_a_fault_of_our_own_tells_nothing(live: Any, stream: bool, early: bool) 
         raise ZeroDivisionError("the secret is 42")
 
     live.stub.script = script
-    with structlog.testing.capture_logs() as logged:
+    with loud(), structlog.testing.capture_logs() as logged:
         response = post(live, {**PLAIN, "stream": stream})
     assert response.status_code == (200 if stream and not early else 500)
     assert "42" not in response.text.replace(response.headers["x-request-id"], "")

@@ -1,0 +1,36 @@
+"""Docs: `docs/cli.md`, the help texts of all commands. `python -m gateway.cli.docs > docs/cli.md` writes it."""
+
+from __future__ import annotations
+
+import sys
+
+from typer.main import get_command
+
+from gateway.cli import app
+
+WIDTH = 100
+INTRODUCTION = """# The command line
+
+The help texts of `gkt` and its commands, written by `make docs`.
+"""
+
+
+def markdown() -> str:
+    """The page: what `gkt --help` prints, then the help of every command."""
+    group = get_command(app)
+    context = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    top = group.make_context("gkt", ["--version"], resilient_parsing=True, **context)
+    parts = [INTRODUCTION, _fenced(group.get_help(top))]
+    for name, command in getattr(group, "commands", {}).items():
+        inner = command.make_context(name, [], parent=top, resilient_parsing=True, **context)
+        parts += [f"## gkt {name}\n", _fenced(command.get_help(inner))]
+    return "\n".join(parts)
+
+
+def _fenced(text: str) -> str:
+    lines = "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+    return f"```text\n{lines}\n```\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -1,0 +1,224 @@
+"""Show: answers, receipts and sums, for a reader at a terminal or in a log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gateway.chat import Seat
+from gateway.ledger.entry import SavingsRow
+from pricing.money import Money
+
+STYLES: Mapping[Seat, str] = {"teacher": "yellow", "student": "cyan"}
+UNKNOWN = "unknown"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to print. What is not a terminal gets lines of 120 characters; COLUMNS says otherwise."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = 120
+    return made
+
+
+@contextmanager
+def working(out: Console, what: str) -> Iterator[Working]:
+    """Shows that something takes its time: a spinner on a terminal, a line elsewhere."""
+    if not out.is_terminal:
+        out.print(Text(f"{what} ..."))
+        yield Working(what, None)
+        return
+    with out.status(Text(what)) as status:
+        yield Working(what, lambda text: status.update(Text(text, overflow="ellipsis", no_wrap=True)))
+
+
+class Working:
+    """What is being shown by `working`."""
+
+    def __init__(self, what: str, update: Any) -> None:
+        self._what = what
+        self._update = update
+        self._heard = ""
+
+    def hear(self, text: str) -> None:
+        """Show the newest words of a stream."""
+        self._heard = " ".join((self._heard + text).split(" ")[-12:])
+        if self._update is not None:
+            self._update(f"{self._what}: {self._heard}".replace("\n", " "))
+
+
+def money(dollars: str | None) -> str:
+    """An amount of a receipt, exact; a word where it is unknown."""
+    return UNKNOWN if dollars is None else str(Money.usd(Decimal(dollars)))
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with what matters of them."""
+    return "-" if value is None else f"{value:.2f} s"
+
+
+def percent(share: float | None) -> str:
+    """A share of one as a percentage."""
+    return UNKNOWN if share is None else f"{share * 100:.1f} %"
+
+
+def stand_in(receipt: Mapping[str, Any]) -> str:
+    """`stand-in, priced as if it were M` when no real teacher was asked; else empty."""
+    models = [stage["model"] for stage in receipt["stages"] if stage["stand_in"] is not None]
+    return f"stand-in, priced as if it were {models[0]}" if models else ""
+
+
+def pieces(receipt: Mapping[str, Any], text: str) -> list[tuple[Seat, str]]:
+    """Who wrote what of the answer's text, in its order; of nothing, nothing."""
+    guidance = receipt["guidance"] or {"text_chars": 0}
+    cut = guidance["text_chars"]
+    wrote = [stage["seat"] for stage in receipt["stages"] if stage["stage"] != "guidance" and not stage["error"]]
+    rest: Seat = wrote[-1] if wrote else "teacher" if receipt["strategy"] == "teacher" else "student"
+    split: list[tuple[Seat, str]] = [("teacher", text[:cut]), (rest, text[cut:])]
+    if split[0][1] and rest == "teacher":
+        split = [("teacher", text)]
+    return [(seat, part) for seat, part in split if part]
+
+
+def author(receipt: Mapping[str, Any], seat: Seat) -> str:
+    """The model in that seat, as a heading names it."""
+    stages = [stage for stage in receipt["stages"] if stage["seat"] == seat]
+    if seat == "teacher" and (notice := stand_in(receipt)):
+        return notice
+    return str(stages[-1]["model"]) if stages else ""
+
+
+def answer(out: Console, receipt: Mapping[str, Any], text: str) -> None:
+    """Print an answer with the teacher's words set apart from the student's."""
+    for seat, part in pieces(receipt, text):
+        out.print(Text(f"  {seat}'s words ({author(receipt, seat)}):", style=f"bold {STYLES[seat]}"))
+        out.print(Padding(Text(part.strip("\n"), style=STYLES[seat]), (0, 0, 0, 4)))
+
+
+def receipt(out: Console, receipt: Mapping[str, Any]) -> None:
+    """Print the bill of one request: its stages, what the teacher alone would have cost, and the saving."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("  stage", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("tokens in", "out", "dollars", "first word", "total"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in receipt["stages"]:
+        table.add_row(*_stage(stage))
+    out.print(table)
+    notice = stand_in(receipt)
+    note = f" ({notice})" if notice else ""
+    spent = f"  spent {money(receipt['cost_usd'])}{note}"
+    if receipt["unpriced"]:
+        spent += f"; {receipt['unpriced']} calls have no price: see `gkt prices MODEL`"
+    out.print(Text(spent))
+    out.print(Text(f"  {_baseline(receipt)}{note}"))
+    out.print(Text(f"  first word after {seconds(receipt['first_token_s'])}, all after {seconds(receipt['total_s'])}"))
+    out.print(Text(f"  why: {receipt['why']}{_guidance(receipt['guidance'])}", style="dim"))
+
+
+def _stage(stage: Mapping[str, Any]) -> list[Text]:
+    usage, mark = stage["usage"], "~" if stage["usage"]["source"] == "estimated" else ""
+    read = UNKNOWN if usage["input"] is None else f"{mark}{usage['input']}"
+    if usage["cached"]:
+        read += f" ({usage['cached']} cached)"
+    name = stage["model"] if stage["stand_in"] is None else f"stand-in, priced as if it were {stage['model']}"
+    if stage["error"]:
+        name += f" - failed: {stage['error']}"
+    return [
+        Text(f"  {stage['stage']}", style=STYLES[stage["seat"]]),
+        Text(name),
+        Text(read),
+        Text(UNKNOWN if usage["output"] is None else f"{mark}{usage['output']}"),
+        Text(money(stage["cost_usd"])),
+        Text(seconds(stage["first_token_s"])),
+        Text(seconds(stage["total_s"])),
+    ]
+
+
+def _baseline(receipt: Mapping[str, Any]) -> str:
+    baseline = receipt["baseline"]
+    if baseline is None:
+        return "no baseline: this route names no teacher to compare with"
+    if baseline["likely_usd"] is None:
+        return f"the teacher alone: {UNKNOWN}, it has no price or its tokens are unknown ({baseline['method']})"
+    around = f"; {money(baseline['low_usd'])} to {money(baseline['high_usd'])}"
+    alone = f"the teacher alone {money(baseline['likely_usd'])} ({baseline['method']}{around})"
+    if receipt["saved_usd"] is None:
+        return f"{alone}, saved {UNKNOWN}"
+    return f"{alone}, saved {money(receipt['saved_usd'])}, {percent(receipt['saved_share'])}"
+
+
+def _guidance(guidance: Mapping[str, Any] | None) -> str:
+    if guidance is None:
+        return ""
+    told = f"; guidance {guidance['tokens']} of {guidance['budget_tokens']} tokens"
+    if guidance["complete"]:
+        told += ", and the answer was complete"
+    if guidance["wasted"]:
+        told += f", wasted: {guidance['wasted']}"
+    return told + (", in the student's prompt" if guidance["placement"] == "context" else "")
+
+
+def sums(out: Console, row: SavingsRow, title: str) -> None:
+    """Print one row of savings in full."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=title, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
+    for name, value, note in _sums(row):
+        table.add_row(Text(name), Text(value), Text(note))
+    out.print(table)
+
+
+def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
+    yield "requests", f"{row.requests:,}", ", ".join(f"{count:,} {outcome}" for outcome, count in row.outcomes.items())
+    yield "spent", str(row.spent), "all stages, the student's too"
+    for stage, amount in row.spent_by_stage.items():
+        yield f"  {stage}", str(amount), ""
+    if row.notional:
+        yield "  of it notional", str(row.notional), "not really spent: a stand-in, priced as if it were the teacher"
+    if row.bound:
+        yield "  of it at its bound", str(row.bound), "the most that calls can have cost which a crash left open"
+    around = f"{row.baseline_low or UNKNOWN} to {row.baseline_high or UNKNOWN}" if row.baseline else ""
+    yield "the teacher alone", _known(row.baseline), f"over {row.compared:,} requests that can be compared; {around}"
+    for method, amount in row.baseline_by_method.items():
+        yield f"  {method}", str(amount), ""
+    yield "saved", _known(row.saved), "the teacher alone, less what the compared requests cost"
+    yield (
+        "all-in share",
+        percent(row.share),
+        f"spent / the teacher alone: {row.compared_spent} / {_known(row.baseline)}",
+    )
+    tokens = f"{row.teacher_output_tokens:,} / {row.baseline_output_tokens:,}"
+    yield "the paper's share", percent(row.output_token_share), f"output tokens only: teacher's / baseline's, {tokens}"
+    yield "wasted guidance", f"{row.wasted:,}", f"requests whose guidance could not be used: {row.wasted_spent}"
+    yield "unpriced", f"{row.unpriced:,}", "requests with a call that has no price; not in `saved`"
+
+
+def groups(out: Console, rows: list[SavingsRow], by: str) -> None:
+    """Print one line a group."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(by, overflow="fold")
+    for name in ("requests", "guidance", "answer", "fallback", "teacher alone", "saved", "all-in", "paper's"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("wasted", "unpriced", "notional"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        stages = [str(amount) for amount in row.spent_by_stage.values()]
+        shares = [percent(row.share), percent(row.output_token_share)]
+        counts = [f"{row.wasted:,}", f"{row.unpriced:,}", str(row.notional)]
+        cells = [row.group, f"{row.requests:,}", *stages, _known(row.baseline), _known(row.saved), *shares, *counts]
+        table.add_row(*map(Text, cells))
+    out.print(table)
+
+
+def _known(amount: Money | None) -> str:
+    return UNKNOWN if amount is None else str(amount)
