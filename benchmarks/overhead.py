@@ -83,7 +83,13 @@ def gateway_config(upstream: str, folder: Path) -> dict[str, Any]:
         "server": {"host": HOST, "port": 0},
         "ledger": {"url": f"sqlite:///{folder / 'ledger.db'}"},
         "upstreams": {
-            "teacher": {"kind": "openai_api", "model": "gpt-6-sol", "base_url": url, "probe": False},
+            "teacher": {
+                "kind": "openai_api",
+                "model": "gpt-6-sol",
+                "base_url": url,
+                "provider": "openai",
+                "probe": False,
+            },
             "student": {
                 "kind": "openai_api",
                 "model": "student",

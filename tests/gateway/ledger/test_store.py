@@ -42,6 +42,7 @@ def shape(connection: Connection) -> dict[str, set[str]]:
 
 
 def test_new_and_upgraded_databases_are_what_the_schema_says(connection: Connection) -> None:
+    assert migrate.current(connection) is None
     migrate.upgrade(connection)
     assert migrate.current(connection) == migrate.HEAD
     assert compare_metadata(MigrationContext.configure(connection), metadata) == []
