@@ -37,7 +37,7 @@ bench: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m gateway.api.params > docs/parameters.md
-	$(BIN)/python -m gateway.cli --help-all > docs/cli.md
+	$(BIN)/python -m gateway.cli.docs > docs/cli.md
 
 $(VENV)/.run: pyproject.toml Makefile
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

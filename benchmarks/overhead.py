@@ -88,6 +88,7 @@ def gateway_config(upstream: str, folder: Path) -> dict[str, Any]:
                 "model": "gpt-6-sol",
                 "base_url": url,
                 "provider": "openai",
+                "streaming": "as_asked",
                 "probe": False,
             },
             "student": {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from gateway.chat import Call, Exchange
@@ -218,6 +219,7 @@ def _stage(call: Call) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=4096)
 def _rates(price: Price) -> dict[str, Any]:
     """Dollars per million tokens, or per hour."""
     rates = {name: _usd(getattr(price, name)) for name in ("input", "output", "cached", "cache_write", "per_hour")}
@@ -229,7 +231,7 @@ def _rates(price: Price) -> dict[str, Any]:
 
 
 def _usd(amount: Money | None) -> str | None:
-    return None if amount is None else f"{amount.dollars:f}"
+    return None if amount is None else amount.plain
 
 
 def _seconds(value: float | None) -> float | None:

@@ -108,6 +108,7 @@ def default_upstreams() -> dict[str, UpstreamSpec]:
             limit_field="max_completion_tokens",
             reasoning_effort="none",
             images=True,
+            streaming="as_asked",
             stand_in="student",
         ),
         "student": LlamaCppSpec(),

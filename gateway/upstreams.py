@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from gateway.chat import Call, Exchange, Seat, Stage
+from gateway.chat import Call, Exchange, Need, Seat, Stage
 from gateway.ledger.entry import Ledger
 from gateway.strategies.prompts import Prompts
 from pricing.book import PriceBook
@@ -21,6 +21,11 @@ from students.errors import EngineError
 
 TEMPLATE_TOKENS = 32
 """More than a chat template adds around one message."""
+
+BYTES = 4
+"""The most bytes that one character has."""
+
+UNMEASURED: frozenset[Need] = frozenset({"images", "audio"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +121,18 @@ class Desk:
         )
 
     def _bound(self, upstream: Upstream, model: str, prompt: Prompt) -> Money | None:
-        """The most this call can cost: no vocabulary has tokens shorter than a byte; None when it has no price."""
+        """The most this call can cost: no vocabulary has tokens shorter than a byte.
+
+        None when it has no price, or holds pictures or sound, whose tokens their size does not tell.
+        """
         chat = self._exchange.chat
-        size = chat.size + TEMPLATE_TOKENS * (len(prompt.messages) + 1) + 4 * len(prompt.prefix) + 1024
+        if not chat.needs.isdisjoint(UNMEASURED):
+            return None
+        size = chat.size + TEMPLATE_TOKENS * (len(prompt.messages) + 1) + BYTES * len(prompt.prefix)
+        if prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
+            size += BYTES * sum(len(str(message.get("content"))) for message in prompt.messages[-2:])
         price = self._book.price(model, provider=upstream.seller, input_tokens=size)
         if price is None:
             return None
         output = (prompt.max_tokens or upstream.max_output) * prompt.n
-        return price.cost(Usage(input=size, output=output, seconds=upstream.max_seconds))
+        return price.cost(Usage(size, output, seconds=upstream.max_seconds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from functools import lru_cache
 from typing import Literal
 
 from pricing.money import Money
@@ -65,8 +65,15 @@ def same_length(
     def cost(output: int) -> Money | None:
         return price.cost(Usage(input_tokens, output, cached, cache_write)) if price else None
 
-    # Through the shortest decimal form of the ratio: 1.1 times 10 is 11, not 12.
-    low = capped(floor(output_tokens * Fraction(str(ratio_low))))
+    over, under = _exact(ratio_low)
+    low = capped(output_tokens * over // under)
     likely = capped(output_tokens)
-    high = capped(ceil(output_tokens * Fraction(str(ratio_high))))
+    over, under = _exact(ratio_high)
+    high = capped(-(-output_tokens * over // under))
     return Baseline("same_length", cost(low), cost(likely), cost(high), likely)
+
+
+@lru_cache(maxsize=64)
+def _exact(ratio: float) -> tuple[int, int]:
+    """The shortest decimal form of `ratio` as a fraction: 1.1 times 10 is 11, not 12."""
+    return Fraction(str(ratio)).as_integer_ratio()

@@ -51,12 +51,17 @@ class Money:
     def __bool__(self) -> bool:
         return self.nano != 0
 
+    @property
+    def plain(self) -> str:
+        """The exact amount in dollars as a decimal number, without sign of currency or exponent: `0.000312`, `-1.5`."""
+        whole, rest = divmod(abs(self.nano), NANO)
+        sign = "-" if self.nano < 0 else ""
+        return f"{sign}{whole}.{rest:09d}".rstrip("0") if rest else f"{sign}{whole}"
+
     def __str__(self) -> str:
-        """Plain dollars, never in exponent form and never rounded: `$0.000312`, `-$1.5`, `$0`."""
-        text = f"{abs(self.dollars):f}"
-        if "." in text:
-            text = text.rstrip("0").rstrip(".")
-        return f"{'-' if self.nano < 0 else ''}${text or '0'}"
+        """Plain dollars, never rounded: `$0.000312`, `-$1.5`, `$0`."""
+        text = self.plain
+        return f"-${text[1:]}" if text[0] == "-" else f"${text}"
 
 
 Money.ZERO = Money(0)

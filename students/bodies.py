@@ -26,9 +26,13 @@ class Bodies:
         self._spelling = SPELLINGS.get(spec.prefill, Spelling())
         effort = {} if spec.reasoning_effort is None else {"reasoning_effort": spec.reasoning_effort}
         self._base = {**effort, **spec.extra_body}
-        self._forced: dict[str, Any] = {"model": spec.model, "stream": True}
-        if spec.stream_usage:
-            self._forced["stream_options"] = {"include_usage": True}
+        usage = {"stream_options": {"include_usage": True}} if spec.stream_usage else {}
+        self._streamed: dict[str, Any] = {"model": spec.model, "stream": True, **usage}
+        self._whole: dict[str, Any] = {"model": spec.model, "stream": False}
+
+    def streams(self, prompt: Prompt) -> bool:
+        """Whether this prompt's answer is asked for as a stream."""
+        return prompt.stream or self._spec.streaming == "always"
 
     def chat(self, prompt: Prompt) -> bytes:
         """For `/chat/completions`. Raises `Refused` when the prompt holds what JSON cannot."""
@@ -60,7 +64,7 @@ class Bodies:
 
     def _common(self, base: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
         sampling = prompt.sampling
-        body = {**base, **prompt.options, **self._forced}
+        body = {**base, **prompt.options, **(self._streamed if self.streams(prompt) else self._whole)}
         if prompt.model is not None:
             body["model"] = prompt.model
         if prompt.n > 1:

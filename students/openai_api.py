@@ -208,9 +208,9 @@ class OpenAIApi:
 
     async def _ask(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
         """One try: the response, once its first event is there."""
-        seconds, deadline = min(
-            (self._spec.deadlines.first_token, "first_token"), (max(ends - monotonic(), 0.0), "total")
-        )
+        # An answer in one piece begins when it ends.
+        first = self._spec.deadlines.first_token if self._bodies.streams(prompt) else math.inf
+        seconds, deadline = min((first, "first_token"), (max(ends - monotonic(), 0.0), "total"))
         response = None
         made = self._sockets_made
         try:

@@ -88,6 +88,12 @@ class OpenAISpec(Spec):
     )
     sampling: bool = Field(True, description="False: the model rejects temperature, top_p and penalties; none is sent.")
     stop: bool = Field(True, description="False: the model rejects `stop`; the gateway cuts the text itself.")
+    streaming: Literal["always", "as_asked"] = Field(
+        "always",
+        description="as_asked: an answer that no client wants as a stream is fetched in one piece, which costs a "
+        "quarter of the gateway's work. always: for servers of your own, of which some do not notice that a client "
+        "has left unless they stream.",
+    )
     stream_usage: bool = Field(True, description="Ask for usage in the last chunk (`stream_options.include_usage`).")
     samples: bool = Field(True, description="The server answers n > 1 in one call.")
     logprobs: bool = True

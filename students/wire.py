@@ -263,7 +263,12 @@ class Reply:
 
         if index in self._held and text:
             text, logprobs = self._without_echo(index, text), None
-        if text or fields or logprobs:
+        if not (text or fields or logprobs):
+            return
+        last = deltas[-1] if deltas else None
+        if not (fields or logprobs) and last is not None and last.index == index and not (last.fields or last.logprobs):
+            last.text += text  # what arrives together is one delta: under load, that is most of it
+        else:
             deltas.append(Delta(text, index, logprobs, fields or None))
 
     def _without_echo(self, index: int, text: str) -> str:

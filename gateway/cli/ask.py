@@ -91,8 +91,11 @@ async def _ask(request: Mapping[str, Any], url: str | None, key_env: str | None,
         else:
             with show.working(progress, "waiting for the answer"):
                 told = await tell(sdk, request)
-    for text in told.texts:
-        show.answer(out, told.receipt, text)
+    if request.get("stream") and len(told.texts) == 1:
+        show.split(out, told.receipt, told.texts[0])
+    else:
+        for text in told.texts:
+            show.answer(out, told.receipt, text)
     show.receipt(out, told.receipt)
 
 

@@ -163,14 +163,16 @@ async def _put(sdk: AsyncOpenAI, number: int, request: Mapping[str, Any], out: C
     """Ask one question and print all that came of it; its receipt."""
     from gateway.cli.client import tell
 
-    out.print(Rule(style="dim"))
-    said = {name: value for name, value in request.items() if name not in ("model", "messages", "extra_body")}
+    said = {name: value for name, value in request.items() if name not in ("messages", "extra_body")}
     said |= request.get("extra_body", {}).get("gkt", {})
-    settings = ", ".join(f"{name}={value}" for name, value in said.items())
-    out.print(Text(f"{number}. {request['messages'][0]['content']}", style="bold"))
-    out.print(Text(f"   model={request['model']}, {settings}", style="dim"))
-    with show.working(out, f"   asking {request['model']}") as working:
+    out.print(Rule(style="dim"))
+    with show.working(out, f"Question {number}") as working:
         told = await tell(sdk, request, working.hear)
+    # Said after the answer: only then is it known who sat in the teacher's seat, and every line tells.
+    notice = show.stand_in(told.receipt)
+    out.print(Text(f"{number}. {request['messages'][0]['content']}", style="bold"))
+    settings = ", ".join(f"{name}={value}" for name, value in said.items())
+    out.print(Text(f"  {settings}{f' ({notice})' if notice else ''}", style="dim"))
     for text in told.texts:
         show.answer(out, told.receipt, text)
     show.receipt(out, told.receipt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from typer.main import get_command
 
@@ -18,13 +19,19 @@ The help texts of `gkt` and its commands, written by `make docs`.
 def markdown() -> str:
     """The page: what `gkt --help` prints, then the help of every command."""
     group = get_command(app)
-    context = {"terminal_width": WIDTH, "max_content_width": WIDTH}
-    top = group.make_context("gkt", ["--version"], resilient_parsing=True, **context)
+    top = _context(group, "gkt")
     parts = [INTRODUCTION, _fenced(group.get_help(top))]
     for name, command in getattr(group, "commands", {}).items():
-        inner = command.make_context(name, [], parent=top, resilient_parsing=True, **context)
-        parts += [f"## gkt {name}\n", _fenced(command.get_help(inner))]
+        parts += [f"## gkt {name}\n", _fenced(command.get_help(_context(command, name, top)))]
     return "\n".join(parts)
+
+
+def _context(command: Any, name: str, parent: Any = None) -> Any:
+    # Something must stand on the line, or a group answers with its help.
+    words = ["-"] if parent is None else []
+    return command.make_context(
+        name, words, parent=parent, resilient_parsing=True, terminal_width=WIDTH, max_content_width=WIDTH
+    )
 
 
 def _fenced(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -115,6 +116,10 @@ async def hosted(config: Config, sock: socket.socket) -> AsyncGenerator[Host, No
                     await task
                     raise RuntimeError("the HTTP server ended before it began")
                 await asyncio.sleep(0.005)
+            # What is built by now lives as long as the process; without this, every full collection walks the price
+            # books and modules again, which costs a request a tenth of its time.
+            gc.collect()
+            gc.freeze()
             host = Host(f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}", gateway, server, task)
             try:
                 yield host

@@ -100,7 +100,20 @@ def answer(out: Console, receipt: Mapping[str, Any], text: str) -> None:
     """Print an answer with the teacher's words set apart from the student's."""
     for seat, part in pieces(receipt, text):
         out.print(Text(f"  {seat}'s words ({author(receipt, seat)}):", style=f"bold {STYLES[seat]}"))
-        out.print(Padding(Text(part.strip("\n"), style=STYLES[seat]), (0, 0, 0, 4)))
+        out.print(_indented(part.strip("\n"), 4, STYLES[seat]))
+
+
+def split(out: Console, receipt: Mapping[str, Any], text: str) -> None:
+    """Print who wrote what of an answer that the reader has just seen, without all of it again."""
+    parts = pieces(receipt, text)
+    for number, (seat, part) in enumerate(parts, 1):
+        end = " ".join(part.split(" ")[-6:]).strip()
+        what = "the rest" if len(parts) > 1 and number == len(parts) else f"up to “{end}”" if len(parts) > 1 else "all"
+        out.print(_indented(f"{seat}'s words ({author(receipt, seat)}): {what}", 2, STYLES[seat]))
+
+
+def _indented(text: str, by: int, style: str = "") -> Padding:
+    return Padding(Text(text, style=style), (0, 0, 0, by), expand=False)
 
 
 def receipt(out: Console, receipt: Mapping[str, Any]) -> None:
@@ -115,13 +128,12 @@ def receipt(out: Console, receipt: Mapping[str, Any]) -> None:
     out.print(table)
     notice = stand_in(receipt)
     note = f" ({notice})" if notice else ""
-    spent = f"  spent {money(receipt['cost_usd'])}{note}"
+    spent = f"spent {money(receipt['cost_usd'])}{note}"
     if receipt["unpriced"]:
         spent += f"; {receipt['unpriced']} calls have no price: see `gkt prices MODEL`"
-    out.print(Text(spent))
-    out.print(Text(f"  {_baseline(receipt)}{note}"))
-    out.print(Text(f"  first word after {seconds(receipt['first_token_s'])}, all after {seconds(receipt['total_s'])}"))
-    out.print(Text(f"  why: {receipt['why']}{_guidance(receipt['guidance'])}", style="dim"))
+    took = f"first word after {seconds(receipt['first_token_s'])}, all after {seconds(receipt['total_s'])}"
+    for line in (spent, f"{_baseline(receipt)}{note}", took, f"why: {receipt['why']}{_guidance(receipt['guidance'])}"):
+        out.print(_indented(line, 2))
 
 
 def _stage(stage: Mapping[str, Any]) -> list[Text]:
@@ -169,7 +181,8 @@ def _guidance(guidance: Mapping[str, Any] | None) -> str:
 
 def sums(out: Console, row: SavingsRow, title: str) -> None:
     """Print one row of savings in full."""
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=title, title_justify="left")
+    out.print(Text(title, style="bold"))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim", overflow="fold")
@@ -187,8 +200,10 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
         yield "  of it notional", str(row.notional), "not really spent: a stand-in, priced as if it were the teacher"
     if row.bound:
         yield "  of it at its bound", str(row.bound), "the most that calls can have cost which a crash left open"
-    around = f"{row.baseline_low or UNKNOWN} to {row.baseline_high or UNKNOWN}" if row.baseline else ""
-    yield "the teacher alone", _known(row.baseline), f"over {row.compared:,} requests that can be compared; {around}"
+    compared = f"over {row.compared:,} requests that can be compared"
+    if row.compared:
+        compared += f"; {_known(row.baseline_low)} to {_known(row.baseline_high)}"
+    yield "the teacher alone", _known(row.baseline), compared
     for method, amount in row.baseline_by_method.items():
         yield f"  {method}", str(amount), ""
     yield "saved", _known(row.saved), "the teacher alone, less what the compared requests cost"
@@ -204,8 +219,8 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
 
 
 def groups(out: Console, rows: list[SavingsRow], by: str) -> None:
-    """Print one line a group."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    """Print one line a group; where lines are too short for that, all sums of each group."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column(by, overflow="fold")
     for name in ("requests", "guidance", "answer", "fallback", "teacher alone", "saved", "all-in", "paper's"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -217,7 +232,12 @@ def groups(out: Console, rows: list[SavingsRow], by: str) -> None:
         counts = [f"{row.wasted:,}", f"{row.unpriced:,}", str(row.notional)]
         cells = [row.group, f"{row.requests:,}", *stages, _known(row.baseline), _known(row.saved), *shares, *counts]
         table.add_row(*map(Text, cells))
-    out.print(table)
+    if out.measure(table, options=out.options.update(width=10_000)).maximum <= out.width:
+        out.print(table)
+        return
+    for row in rows:
+        sums(out, row, f"{by} {row.group}")
+        out.print()
 
 
 def _known(amount: Money | None) -> str:

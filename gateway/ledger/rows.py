@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -62,6 +63,7 @@ def _nano(amount: Money | None) -> int | None:
     return None if amount is None else amount.nano
 
 
+@lru_cache(maxsize=4096)
 def _price(price: Price) -> str:
     rates = {name: _nano(getattr(price, name)) for name in RATES}
     return orjson.dumps({"model": price.model, "source": price.source, **rates, "row": price.row}).decode()

@@ -19,6 +19,7 @@ from gateway.strategies.prompts import after
 from gateway.strategies.seam import Guide, Join, Outlet, Piece, Rejoin, Trim
 from gateway.strategies.solo import one_of, together
 from gateway.strategies.voice import Choice, voiced
+from pricing.tokens import count
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Event, Finish, Message, Prompt
 from students.errors import EngineError
@@ -31,7 +32,6 @@ class _Begun:
     outlet: Outlet
     guide: Guide = field(default_factory=Guide)
     finish: Finish | None = None
-    deltas: int = 0
     refused: bool = False
     dropped: str = ""
     ended: str | None = None
@@ -68,7 +68,8 @@ class Guided:
                 else:
                     yield event
         end = together([ends[index] for index in sorted(ends)])
-        yield replace(end, usage=self._visible(exchange, upstreams, begun, end.usage, shown))
+        end.usage = self._visible(exchange, upstreams, begun, end.usage, shown)
+        yield end
 
     async def _begin(self, exchange: Exchange, upstreams: Upstreams, begun: _Begun) -> AsyncGenerator[Delta, None]:
         """Ask the teacher, and yield what may already be shown of its words."""
@@ -81,7 +82,6 @@ class Guided:
                     if isinstance(event, Finish):
                         begun.finish = event
                         break
-                    begun.deltas += 1
                     if event.fields and (event.fields.get("refusal") or event.fields.get("tool_calls")):
                         begun.refused = True
                         for index in range(chat.n):
@@ -168,7 +168,9 @@ def _shown(piece: Piece, n: int) -> list[Delta]:
 def _guidance(begun: _Begun) -> Guidance:
     """What became of the guidance, with the reason when it was paid for in vain."""
     usage, kept = begun.usage, begun.guide.kept
-    tokens = usage.visible if usage is not None and usage.visible is not None else begun.deltas
+    tokens = usage.visible if usage is not None else None
+    if tokens is None:  # not reported: an estimate
+        tokens = count(kept + begun.dropped, "").tokens
     if begun.refused or begun.ended in ("content_filter", "tool_calls", "function_call"):
         return Guidance(kept, tokens, complete=True, wasted="refused")
     if kept.strip() or begun.ended is not None:
@@ -197,7 +199,15 @@ def _teacher_prompt(exchange: Exchange, upstreams: Upstreams) -> Prompt:
         budget = budget if chat.max_tokens is None else min(budget, chat.max_tokens)
         if chat.sampling.logprobs and upstreams.can("teacher", Ability.LOGPROBS):
             sampling = replace(sampling, logprobs=True, top_logprobs=chat.sampling.top_logprobs)
-    return Prompt(messages, budget, prefix, sampling, options=chat.teacher_options, model=plan.teacher_model)
+    return Prompt(
+        messages,
+        budget,
+        prefix,
+        sampling,
+        options=chat.teacher_options,
+        model=plan.teacher_model,
+        stream=chat.stream and plan.placement == "prefix",
+    )
 
 
 def _student_prompt(exchange: Exchange, upstreams: Upstreams, guidance: Guidance, own: str) -> Prompt:
@@ -206,11 +216,12 @@ def _student_prompt(exchange: Exchange, upstreams: Upstreams, guidance: Guidance
     sampling = sampled(chat.sampling, plan.student_sampling)
     if plan.placement == "prefix":
         left = _left(chat.max_tokens, guidance.tokens)
-        return Prompt(messages, left, (own + guidance.text).rstrip(), sampling, options=chat.options)
+        prefix = (own + guidance.text).rstrip()
+        return Prompt(messages, left, prefix, sampling, options=chat.options, stream=chat.stream)
     if guidance.text.strip():
         instruction = upstreams.prompts["context"].text.replace("{guidance}", guidance.text.strip())
         messages = after(messages, instruction)
-    return Prompt(messages, chat.max_tokens, own.rstrip(), sampling, options=chat.options)
+    return Prompt(messages, chat.max_tokens, own.rstrip(), sampling, options=chat.options, stream=chat.stream)
 
 
 def _fallback_prompt(exchange: Exchange, upstreams: Upstreams, guidance: Guidance) -> tuple[Prompt, Join]:
@@ -231,4 +242,5 @@ def _fallback_prompt(exchange: Exchange, upstreams: Upstreams, guidance: Guidanc
     left = _left(chat.max_tokens, guidance.tokens if shown else 0)
     sampling = replace(chat.sampling, logit_bias=None)  # its ids are of the student's vocabulary
     options = {**chat.options, **chat.teacher_options}
-    return Prompt(messages, left, prefix, sampling, options=options, model=plan.teacher_model), join
+    model = plan.teacher_model
+    return Prompt(messages, left, prefix, sampling, options=options, model=model, stream=chat.stream), join

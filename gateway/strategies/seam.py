@@ -22,12 +22,12 @@ LONGEST_WORD = 64
 
 # What a following token could still be part of: an unfinished run without white space that ends in a letter, a digit,
 # a joiner, or in punctuation that follows a digit ("3." may become "3.14"). Scripts written without spaces end a
-# word at every character, of which only the last can still change (by a combining mark).
+# word at every character, of which only the last can still change (by a combining mark). `(?r)`: searched from the end.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 _OPEN_RUN = regex.compile(
-    rf"(?:[^\s{_UNSPACED}]*(?:[\p{{L}}\p{{M}}\p{{N}}_'’\-\\$€£#@&~^=+*/<>|%\u200d\ufe0f]|\d[.,:;]+))\Z", regex.V1
+    rf"(?r)(?:[^\s{_UNSPACED}]*(?:[\p{{L}}\p{{M}}\p{{N}}_'’\-\\$€£#@&~^=+*/<>|%\u200d\ufe0f]|\d[.,:;]+))\Z", regex.V1
 )
-_OPEN_PIECE = regex.compile(r"(?:[\p{L}\p{M}\p{N}_'’\-\u200d\ufe0f]+|\d[\d.,:;]*)\Z", regex.V1)
+_OPEN_PIECE = regex.compile(r"(?r)(?:[\p{L}\p{M}\p{N}_'’\-\u200d\ufe0f]+|\d[\d.,:;]*)\Z", regex.V1)
 _LAST_CLUSTER = regex.compile(r"\X\Z", regex.V1)
 
 
@@ -145,10 +145,10 @@ class Outlet:
             return Piece("")
         self._buffer.add(text, logprobs)
         waiting = self._buffer.text
-        found = [at for stop in self._stops if (at := waiting.find(stop)) >= 0]
-        if found:
+        ends = [(at + len(stop), at) for stop in self._stops if (at := waiting.find(stop)) >= 0]
+        if ends:
             self.stopped = True
-            return self._buffer.take(min(found))
+            return self._buffer.take(min(ends)[1])  # the one that was complete first
         return self._buffer.take(len(waiting) - self._held(waiting))
 
     def finish(self) -> Piece:

@@ -31,6 +31,7 @@ class Solo:
             n=chat.n,
             options=chat.options if student else {**chat.options, **chat.teacher_options},
             model=None if student else plan.teacher_model,
+            stream=chat.stream,
         )
         choices = [
             Choice(index, Outlet(chat.sampling.stop), Trim(prefix) if prefix else Join()) for index in range(chat.n)
@@ -53,6 +54,8 @@ class Solo:
 
 def one_of(prompt: Prompt, index: int) -> Prompt:
     """The prompt for one sample of several; those after the first get seeds of their own, or all would be the same."""
+    if prompt.n == 1 and index == 0:
+        return prompt
     seed = prompt.sampling.seed
     if seed is None or index == 0:
         return replace(prompt, n=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gateway.strategies.seam import Join, Outlet
 from students.engine import Delta, Event, Finish
@@ -37,7 +37,8 @@ async def voiced(events: AsyncGenerator[Event, None], choices: Sequence[Choice])
                         if piece.text or piece.logprobs:
                             yield Delta(piece.text, choice.index, piece.logprobs)
                 reasons = [*event.reasons, *["stop"] * (len(choices) - len(event.reasons))]
-                yield replace(event, reasons=tuple(map(Choice.end, choices, reasons)))
+                event.reasons = tuple(map(Choice.end, choices, reasons))
+                yield event
                 return
             choice = choices[event.index]
             if choice.outlet.stopped:

