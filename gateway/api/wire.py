@@ -5,7 +5,7 @@ This is on the path of every request, so fields are checked by hand; a plain cha
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
@@ -37,9 +37,14 @@ _BELONGS = (("tool_choice", "tools"), ("parallel_tool_calls", "tools"), ("functi
 _SAMPLING = frozenset(Sampling.__slots__)
 
 
+_IDS = random.Random()
+"""Seeded by the system once. An id has to be unique, not secret; asking the system each time waits for the ledger's
+thread, to which a system call hands the interpreter."""
+
+
 def new_id() -> str:
     """A fresh id for a chat; it names the completion, the request and the ledger's entry alike."""
-    return "chatcmpl-" + secrets.token_urlsafe(21)
+    return f"chatcmpl-{_IDS.getrandbits(128):032x}"
 
 
 def parse(body: bytes, headers: RawHeaders = (), *, id: str | None = None) -> Chat:  # noqa: A002 - the field's name

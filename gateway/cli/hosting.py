@@ -103,6 +103,7 @@ async def hosted(config: Config, sock: socket.socket) -> AsyncGenerator[Host, No
                     ws="none",
                     access_log=False,
                     server_header=False,
+                    proxy_headers=False,
                     log_config=None,
                     log_level="warning",
                     # uvicorn declares whole seconds, and hands the number to asyncio, which takes any.
@@ -120,6 +121,7 @@ async def hosted(config: Config, sock: socket.socket) -> AsyncGenerator[Host, No
             # books and modules again, which costs a request a tenth of its time.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(10_000, 20, 20)
             host = Host(f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}", gateway, server, task)
             try:
                 yield host
