@@ -21,13 +21,15 @@ from pricing.bill import Line
 from pricing.book import Price
 from pricing.money import Money
 from pricing.usage import Usage
+from tests.conftest import Postgres
 
 pytestmark = pytest.mark.anyio
 
-# One line for each database: its URL, given a folder of its own.
-DATABASES: dict[str, Callable[[Path], str]] = {
-    "sqlite-file": lambda folder: f"sqlite:///{folder}/made/on/opening/ledger.db",
-    "sqlite-memory": lambda folder: "sqlite://",
+# One line for each database: its URL, given a folder of its own and a real PostgreSQL server.
+DATABASES: dict[str, Callable[[Path, Postgres], str]] = {
+    "sqlite-file": lambda folder, server: f"sqlite:///{folder}/made/on/opening/ledger.db",
+    "sqlite-memory": lambda folder, server: "sqlite://",
+    "postgresql": lambda folder, server: server(),
 }
 
 NOON = 1_800_000_000.0
@@ -36,8 +38,8 @@ PRICE = Price("gpt-6-sol", "config", input=Money.usd(2), output=Money.usd(10), r
 
 
 @pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return DATABASES[request.param](tmp_path)
+def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
+    return DATABASES[request.param](tmp_path, postgres)
 
 
 @pytest.fixture
