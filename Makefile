@@ -38,6 +38,8 @@ bench: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m gateway.api.params > docs/parameters.md
 	$(BIN)/python -m gateway.cli.docs > docs/cli.md
+	$(BIN)/python -m docs.pages
+	$(BIN)/python -m docs.pictures
 
 $(VENV)/.run: pyproject.toml Makefile
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

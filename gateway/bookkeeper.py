@@ -14,16 +14,21 @@ from gateway.chat import Call, Exchange
 from gateway.config import GUIDED, BaselineConfig
 from gateway.ledger.entry import Entry
 from gateway.strategies.prompts import Prompts
-from gateway.upstreams import Upstream
+from gateway.upstreams import Upstream, tier_asked
 from pricing import tokens
 from pricing.baseline import Baseline, measured, same_length
 from pricing.bill import Line
 from pricing.book import Price, PriceBook
 from pricing.money import Money
 from pricing.usage import Usage
+from students.engine import Prompt
 
 NOT_BILLED = frozenset({"Unavailable", "Overloaded", "Refused", "PromptTooLong"})
 """Errors before the first word after which a provider bills nothing."""
+
+MESSAGE_TOKENS = 4
+REPLY_TOKENS = 3
+"""What OpenAI's template adds to a prompt: for each message, its role included, and for the start of the answer."""
 
 LONGEST_COUNT = 200_000
 """Characters beyond which a text is estimated by its length rather than tokenized: counting must not stall others."""
@@ -85,25 +90,48 @@ class Bookkeeper:
 
     def _price(self, call: Call) -> None:
         """Complete the call's usage, and price it as of its moment, in the tier that the upstream names."""
-        usage = call.usage if call.usage is not None else _counted(call)
+        usage, tier = call.usage, call.tier
+        if usage is None:
+            usage = _counted(call)
+            tier = tier or (tier_asked(call.prompt.options) if call.prompt is not None else None)
         seller = self._upstreams[call.upstream].seller
-        price = self._book.price(
-            call.model, provider=seller, tier=call.tier, moment=call.started, input_tokens=usage.input
-        )
+        price = self._quote(call.model, seller, tier, call.tier, call.started, usage.input)
         if price is not None and price.per_hour is not None and usage.seconds is None:
             usage = replace(usage, seconds=call.duration)
         call.usage = usage
         amount = price.cost(usage) if price is not None else None
         call.line = Line(call.stage, call.model, usage, price, amount, call.stand_in is not None)
 
+    def _quote(
+        self, model: str, seller: str | None, tier: str | None, said: str | None, moment: float, size: int | None
+    ) -> Price | None:
+        """The price in `tier`. One that was asked for and not `said` by the upstream may have been passed over."""
+        price = self._book.price(model, provider=seller, tier=tier, moment=moment, input_tokens=size)
+        if price is None and tier != said:
+            price = self._book.price(model, provider=seller, tier=said, moment=moment, input_tokens=size)
+        return price
+
     def _seen(self, exchange: Exchange) -> Usage:
         """The client's usage when no model could say it: counted over the text that was sent."""
-        if not exchange.answer:
+        if not exchange.answer and exchange.outcome != "ok":
             return Usage(0, 0, source="counted")
         first = exchange.calls[0] if exchange.calls else None
-        count = tokens.count("".join(exchange.answer), first.model if first else "")
-        prompt = first.usage.input if first and first.usage else None
-        return Usage(prompt, count.tokens, source=count.source)
+        model = first.model if first else ""
+        written = _count("".join(exchange.answer), model)
+        prompt = self._own_prompt(exchange, first)
+        if prompt is None:
+            asked = _prompt_tokens(Prompt(exchange.chat.messages), model)
+            prompt = asked.tokens
+        return Usage(prompt, written.tokens, source=written.source)
+
+    def _own_prompt(self, exchange: Exchange, first: Call | None) -> int | None:
+        """The tokens of the client's own prompt as its first call had them, without the strategy's instruction."""
+        known = first.usage.input if first is not None and first.usage is not None else None
+        if first is None or not known or (exchange.plan.strategy in GUIDED and first.stage != "guidance"):
+            return None
+        name = exchange.plan.guidance_prompt
+        added = self._prompts[name].tokens if name is not None and first.stage == "guidance" else 0
+        return known - added if known > added else known
 
     def _baseline(self, exchange: Exchange, visible: Usage) -> Baseline | None:
         """What the teacher alone would have cost; None where the plan has no teacher to compare with.
@@ -111,36 +139,39 @@ class Bookkeeper:
         Where the teacher did give the whole answer, that is measured. A request that delivered nothing has a
         baseline of nothing: whatever it cost is a loss.
         """
-        plan, chat, guidance = exchange.plan, exchange.chat, exchange.guidance
+        plan, chat, guidance, calls = exchange.plan, exchange.chat, exchange.guidance, exchange.calls
         if plan.teacher is None:
             return None
-        first = exchange.calls[0] if exchange.calls else None
+        first = calls[0] if calls else None
         own = plan.strategy == "teacher" or (
-            plan.strategy == "cut-off" and plan.placement == "prefix" and guidance is not None and guidance.complete
+            plan.strategy == "cut-off"
+            and plan.placement == "prefix"
+            and plan.guidance_prompt is None
+            and guidance is not None
+            and guidance.complete
         )
-        if (
-            own
-            and first is not None
-            and first.line is not None
-            and len(exchange.calls) == 1
-            and exchange.outcome == "ok"
-        ):
-            return measured(first.line.amount, first.usage.output if first.usage else None)
+        if own and calls and exchange.outcome == "ok" and all(call.seat == "teacher" for call in calls):
+            amounts = [call.line.amount.nano if call.line and call.line.amount is not None else None for call in calls]
+            spent = _sum(amounts)
+            outputs = _sum(call.usage.output if call.usage else None for call in calls)
+            return measured(None if spent is None else Money(spent), outputs)
         if not visible.output and exchange.outcome != "ok":
             return Baseline("same_length", Money.ZERO, Money.ZERO, Money.ZERO, 0)
         teacher = self._upstreams[plan.teacher]
-        asked = first.usage if first is not None and first.seat == "teacher" else None
+        call = first if first is not None and first.seat == "teacher" else None
+        asked = call.usage if call else None
+        said = call.tier if call else None
+        tier = said if asked and asked.source == "reported" else said or tier_asked(chat.teacher_options)
+        model = plan.teacher_model or teacher.model
+        cached = _at_most(asked.cached if asked else None, visible.input)
+        # A part of what is left: an instruction that was written to the cache too is not in the client's own prompt.
+        rest = None if visible.input is None else visible.input - (cached or 0)
         return same_length(
-            self._book.price(
-                plan.teacher_model or teacher.model,
-                provider=teacher.seller,
-                moment=exchange.started,
-                input_tokens=visible.input,
-            ),
+            self._quote(model, teacher.seller, tier, said, exchange.started, visible.input),
             input_tokens=visible.input,
             output_tokens=visible.output,
-            cached=_at_most(asked.cached if asked else None, visible.input),
-            cache_write=asked.cache_write if asked and not asked.cached else None,
+            cached=cached,
+            cache_write=_at_most(asked.cache_write if asked else None, rest),
             ratio_low=self._baseline_config.length_ratio_low,
             ratio_high=self._baseline_config.length_ratio_high,
             max_tokens=None if chat.max_tokens is None else chat.max_tokens * chat.n,
@@ -253,29 +284,33 @@ def _at_most(part: int | None, whole: int | None) -> int | None:
 
 def _counted(call: Call) -> Usage:
     """The usage of a call that reported none: cut short, failed, or from an upstream that does not say."""
+    if call.duration is None:  # it was refused or cancelled before it was made
+        return Usage(0, 0, seconds=0.0, source="counted")
     if call.error in NOT_BILLED and not call.spoken:
         return Usage(0, 0, source="estimated")
     written = _count("".join(call.spoken), call.model)
-    prompt = _count(_words(call), call.model)
+    prompt = _prompt_tokens(call.prompt, call.model) if call.prompt is not None else tokens.Count(0, "estimated")
     exact = prompt.source == written.source == "counted"
     return Usage(prompt.tokens, written.tokens, source="counted" if exact else "estimated")
 
 
-def _words(call: Call) -> str:
-    """The text of a call's prompt, without what a template adds."""
-    if call.prompt is None:
-        return ""
-    parts: list[str] = []
-    for message in call.prompt.messages:
+def _prompt_tokens(prompt: Prompt, model: str) -> tokens.Count:
+    """The tokens of a prompt with what OpenAI's template adds; an estimate when it holds more than text."""
+    parts = [prompt.prefix]
+    exact = not (prompt.prefix or prompt.options.get("tools") or prompt.options.get("response_format"))
+    for message in prompt.messages:
         content = message.get("content")
+        exact = exact and isinstance(content, str) and message.keys() == {"role", "content"}
         if isinstance(content, str):
             parts.append(content)
         elif isinstance(content, list):
             parts += [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return "\n".join([*parts, call.prompt.prefix])
+    words = _count("".join(parts), model)
+    template = MESSAGE_TOKENS * (len(prompt.messages) + bool(prompt.prefix)) + REPLY_TOKENS
+    return tokens.Count(words.tokens + template, words.source if exact else "estimated")
 
 
 def _count(text: str, model: str) -> tokens.Count:
     if len(text) > LONGEST_COUNT:
-        return tokens.Count(len(text.encode()) // 4, "estimated")
+        return tokens.Count(len(text.encode("utf-8", "surrogatepass")) // 4, "estimated")
     return tokens.count(text, model)

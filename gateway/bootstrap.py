@@ -49,8 +49,10 @@ async def open_gateway(
             if not state["ready"]:
                 log.warning("upstream is not ready", upstream=name, error=state["error"])
         planner.check()
-        yield gateway
-        gateway.closing = True
+        try:
+            yield gateway
+        finally:
+            gateway.closing = True
 
 
 def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engine]) -> dict[str, Upstream]:
@@ -83,6 +85,8 @@ def keys(config: Config, environ: Mapping[str, str]) -> list[str]:
     found = [key.strip() for key in environ.get(name, "").split(",") if key.strip()]
     if not found:
         raise ConfigError(f"server.keys_env: the environment variable {name} is not set, or holds no key")
+    if not all(key.isascii() and key.isprintable() for key in found):
+        raise ConfigError(f"server.keys_env: a key in {name} holds characters that no Authorization header can carry")
     return found
 
 

@@ -21,6 +21,7 @@ Shapes and retry behaviour follow what the OpenAI SDK does with them: it retries
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil, isfinite
 from typing import Any, ClassVar
 
 
@@ -109,11 +110,36 @@ class TooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """A limit of requests or tokens per minute was reached."""
+    """A limit of requests or tokens per minute, or of requests at once, was reached.
+
+    `retry_after` is in seconds; None: not known. `headers` are sent beside it (`x-ratelimit-*`).
+    """
 
     status = 429
     type = "rate_limit_exceeded"
     code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after = retry_after
+        self._headers = dict(headers or {})
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        sent = {**super().headers, **self._headers}
+        if self.retry_after is not None and isfinite(self.retry_after):
+            # OpenAI's clients prefer the milliseconds; a whole second is what HTTP knows.
+            sent["retry-after"] = str(max(1, ceil(self.retry_after)))
+            sent["retry-after-ms"] = str(max(1, ceil(self.retry_after * 1000)))
+        return sent
 
 
 class OverBudget(GatewayError):
@@ -156,7 +182,7 @@ class UpstreamFailed(GatewayError):
     def headers(self) -> Mapping[str, str]:
         # The gateway has made its own retries; a client that repeats the request would pay the teacher again.
         sent = {"x-should-retry": "false"}
-        if self.retry_after is not None:
+        if self.retry_after is not None and isfinite(self.retry_after):
             sent["retry-after"] = str(max(1, round(self.retry_after)))
         return sent
 

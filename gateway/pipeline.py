@@ -82,6 +82,7 @@ class Gateway:
         began = time.perf_counter()
         desk = Desk(exchange, self.upstreams, self.book, self.ledger, self._prompts)
         finish: Finish | None = None
+        texts: list[list[str]] = [exchange.answer, *([] for _ in range(exchange.chat.n - 1))]
         exchange.outcome = "abandoned"
         self.in_flight += 1
         try:
@@ -93,7 +94,7 @@ class Gateway:
                         break
                     if exchange.first_token is None:
                         exchange.first_token = time.perf_counter() - began
-                    exchange.answer.append(event.text)
+                    texts[event.index].append(event.text)
                     yield event
             if finish is None:
                 raise BadReply("the strategy ended without an end")
@@ -102,13 +103,14 @@ class Gateway:
             exchange.outcome, exchange.error = "failed", type(error).__name__
             raise _failed(error) from error
         except GatewayError as error:
-            exchange.outcome, exchange.error = "failed", error.code
+            exchange.outcome, exchange.error = "failed", error.code or type(error).__name__
             raise
         except Exception as error:
             exchange.outcome, exchange.error = "failed", type(error).__name__
             raise
         finally:
             self.in_flight -= 1
+            exchange.answer.extend(text for more in texts[1:] for text in more)  # one choice after the other
             exchange.duration = time.perf_counter() - began
             await self._settle(exchange)
         finish.usage = exchange.visible
@@ -181,6 +183,9 @@ def _failed(error: EngineError) -> GatewayError:
         return UpstreamFailed(message, status=503, code="upstream_overloaded", retry_after=error.retry_after)
     if isinstance(error, PromptTooLong):
         return BadRequest(message, code="context_length_exceeded", param="messages")
+    if isinstance(error, Refused) and error.status in (401, 403):
+        # The upstream's own words may show a part of the operator's key, and its code would blame the caller's.
+        return UpstreamFailed(f"{where}{error.status}: the gateway's own access was refused")
     if isinstance(error, Refused) and error.status in (400, 404, 422):
         return BadRequest(message, code=error.code)
     return UpstreamFailed(message, code=error.code)

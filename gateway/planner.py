@@ -77,11 +77,14 @@ class Planner:
             plan = replace(plan, teacher_model=chat.model)
         if chat.needs:
             plan = self._honourable(plan, route, chat)
-        if plan.strategy in GUIDED and plan.placement == "prefix" and asked and not self._continues(plan):
-            raise BadRequest(
-                f"Student {plan.student!r} cannot continue a given text; ask for placement `context`.",
-                param="gkt.placement",
-            )
+        if plan.strategy in GUIDED and plan.placement == "prefix" and not self._continues(plan):
+            if asked:
+                raise BadRequest(
+                    f"Student {plan.student!r} cannot continue a given text; ask for placement `context`.",
+                    param="gkt.placement",
+                )
+            # It could not be reached at start, and its probe has failed since.
+            plan = replace(plan, placement="context", why=f"{plan.why}; {plan.student} cannot continue a text: context")
         return plan
 
     def _base(self, name: str, route: Route, strategy: StrategyName, why: str | None = None) -> Plan:

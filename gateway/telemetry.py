@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
+
+
+class Sink(io.RawIOBase):
+    """Standard error for lines that must not fail an answer: where nobody reads any more, they are lost."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, line: Any) -> int:
+        with suppress(OSError):
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+        return len(line)
 
 
 def configure(*, level: int = logging.INFO, json: bool | None = None) -> None:
@@ -20,11 +36,17 @@ def configure(*, level: int = logging.INFO, json: bool | None = None) -> None:
     ]
     factory: Callable[..., structlog.typing.WrappedLogger]
     if as_json:  # bytes all the way: a line costs a request 10 us, not 70
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
-        factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
+        tracebacks = structlog.processors.ExceptionRenderer(
+            # Never local variables: they hold prompts and keys.
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
+        processors += [tracebacks, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
+        factory = structlog.BytesLoggerFactory(cast("BinaryIO", Sink()))
     else:
-        processors += [structlog.dev.ConsoleRenderer()]
-        factory = structlog.PrintLoggerFactory(sys.stderr)
+        processors += [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        factory = structlog.PrintLoggerFactory(
+            io.TextIOWrapper(cast("BinaryIO", Sink()), sys.stderr.encoding, "backslashreplace", write_through=True)
+        )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -5,19 +5,22 @@ Every call is put on record before it is made, and written down while it happens
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gateway.chat import Call, Exchange, Need, Seat, Stage
+from gateway.errors import Busy
 from gateway.ledger.entry import Ledger
 from gateway.strategies.prompts import Prompts
 from pricing.book import PriceBook
 from pricing.money import Money
 from pricing.usage import Usage
 from students.engine import Ability, Engine, Event, Finish, Prompt
-from students.errors import EngineError
+from students.errors import BadReply, TimedOut
 
 TEMPLATE_TOKENS = 32
 """More than a chat template adds around one message."""
@@ -26,6 +29,15 @@ BYTES = 4
 """The most bytes that one character has."""
 
 UNMEASURED: frozenset[Need] = frozenset({"images", "audio"})
+
+UNDECIDED = frozenset({"auto", "default", "standard"})
+"""Service tiers that ask for nothing but the default one, or leave it to the provider."""
+
+INTEND_SECONDS = 10.0
+"""How long a call waits to be put on record; then it is not made, rather than its caller left hanging."""
+
+NOT_SAID = frozenset({"id", "type", "index"})
+"""Members of a delta that no model wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,7 @@ class Desk:
         upstream = self._upstreams[name]
         call = self._call(upstream, seat, stage, prompt)
         self._exchange.calls.append(call)
-        await self._ledger.intend(call)
+        await self._intend(call)
         if upstream.stand_in is not None and prompt.model is not None:
             prompt = replace(prompt, model=None)  # the stand-in is asked for itself, and known as what it stands for
         began = time.perf_counter()
@@ -80,22 +92,33 @@ class Desk:
         try:
             async with aclosing(upstream.engine.stream(prompt)) as events:
                 async for event in events:
-                    if call.first_token is None:
-                        call.first_token = time.perf_counter() - began
                     if isinstance(event, Finish):
                         call.usage, call.finish, call.tier = event.usage, event.reason, event.service_tier
                         if upstream.stand_in is not None and event.usage is not None:
                             call.usage = replace(event.usage, cached=None)  # its cache is not the teacher's
                         ended = True
                     else:
-                        call.spoken.append(event.text)
+                        if call.first_token is None:
+                            call.first_token = time.perf_counter() - began
+                        call.spoken.append(event.text if event.fields is None else event.text + _words(event.fields))
                     yield event
-        except EngineError as error:
+            if not ended:
+                raise BadReply("the answer ended without its end", engine=upstream.engine.name)
+        except Exception as error:
             call.error = type(error).__name__
+            if isinstance(error, TimedOut) and error.deadline == "connect":
+                call.usage = Usage(0, 0, seconds=0.0, source="counted")  # it was never sent
             raise
         finally:
             call.duration = time.perf_counter() - began
             call.cut = not ended and call.error is None
+
+    async def _intend(self, call: Call) -> None:
+        try:
+            async with asyncio.timeout(INTEND_SECONDS):
+                await self._ledger.intend(call)
+        except TimeoutError:
+            raise Busy("The ledger does not answer; no call is made that is not on record.") from None
 
     def _name(self, seat: Seat) -> str | None:
         return self._exchange.plan.teacher if seat == "teacher" else self._exchange.plan.student
@@ -131,8 +154,32 @@ class Desk:
         size = chat.size + TEMPLATE_TOKENS * (len(prompt.messages) + 1) + BYTES * len(prompt.prefix)
         if prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
             size += BYTES * sum(len(str(message.get("content"))) for message in prompt.messages[-2:])
-        price = self._book.price(model, provider=upstream.seller, input_tokens=size)
-        if price is None:
-            return None
         output = (prompt.max_tokens or upstream.max_output) * prompt.n
-        return price.cost(Usage(size, output, seconds=upstream.max_seconds))
+        dearest = Money.ZERO
+        for tier in {None, tier_asked(prompt.options)}:
+            price = self._book.price(model, provider=upstream.seller, tier=tier, input_tokens=size)
+            if price is None:
+                return None
+            # Input that the provider writes to its cache may cost more than other input.
+            dearer = price.input is not None and price.cache_write is not None and price.cache_write > price.input
+            written = size if dearer else None
+            cost = price.cost(Usage(size, output, cache_write=written, seconds=upstream.max_seconds))
+            if cost is None:
+                return None
+            dearest = max(dearest, cost)
+        return dearest
+
+
+def tier_asked(options: Mapping[str, Any]) -> str | None:
+    """The service tier that a call asks for; None: the default one, or whichever the provider decides for."""
+    tier = options.get("service_tier")
+    return tier if isinstance(tier, str) and tier not in UNDECIDED else None
+
+
+def _words(value: object) -> str:
+    """What a model wrote into other members of a delta: hidden reasoning, a refusal, the arguments of a tool."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "".join(_words(member) for name, member in value.items() if name not in NOT_SAID)
+    return "".join(map(_words, value)) if isinstance(value, Sequence) else ""

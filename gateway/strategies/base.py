@@ -79,7 +79,11 @@ async def merged(streams: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenerat
             async with aclosing(stream):
                 async for each in stream:
                     await queue.put((number, each, None))
-        except Exception as error:  # noqa: BLE001 - handed to the reader, who raises it
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Handed to the reader, who raises it; a cancellation that was not meant for this task is an error too.
             await queue.put((number, None, error))
         else:
             await queue.put((number, None, None))

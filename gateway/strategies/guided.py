@@ -174,7 +174,9 @@ def _guidance(begun: _Begun) -> Guidance:
     if begun.refused or begun.ended in ("content_filter", "tool_calls", "function_call"):
         return Guidance(kept, tokens, complete=True, wasted="refused")
     if kept.strip() or begun.ended is not None:
-        dropped = max(1, round(len(begun.dropped) / 4)) if begun.dropped.strip() else 0
+        dropped = 0
+        if begun.dropped.strip():  # the tail's share of the tokens is its share of the text
+            dropped = max(1, round(tokens * len(begun.dropped) / len(kept + begun.dropped)))
         return Guidance(kept, max(tokens - dropped, 1 if kept else 0), complete=begun.ended is not None)
     if begun.finish is None:
         return Guidance(wasted="failed")

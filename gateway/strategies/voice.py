@@ -44,7 +44,7 @@ async def voiced(events: AsyncGenerator[Event, None], choices: Sequence[Choice])
             if choice.outlet.stopped:
                 continue
             piece = choice.outlet.feed(choice.join.feed(event.text), event.logprobs)
-            if piece.text or event.fields:
+            if piece.text or piece.logprobs or event.fields:
                 yield Delta(piece.text, choice.index, piece.logprobs, event.fields)
             if choice.outlet.stopped and all(each.outlet.stopped for each in choices):
                 break

@@ -28,7 +28,8 @@ from students.openai_api import OpenAIApi
 from students.spec import Deadlines, OpenAISpec
 
 if TYPE_CHECKING:
-    from tests.students.conftest import Fake, Json, Serve
+    from tests.fakes import Fake, Json
+    from tests.students.conftest import Serve
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,8 @@ from students.prefill import PROBE, SPELLINGS, ChatTemplate, prefilled, probe
 from students.spec import OpenAISpec, Prefill
 
 if TYPE_CHECKING:
-    from tests.students.conftest import Fake, Json, Serve
+    from tests.fakes import Fake, Json
+    from tests.students.conftest import Serve
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,212 @@
+"""Pages: the parts of the documentation that are read from the code.
+
+Every configuration key, from the models that check them, into `docs/configuration.md`; every module, from its
+docstring, into `docs/architecture.md`. `python -m docs.pages` writes both; `make docs` calls it, and a test compares.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from docs.pictures import replaced
+from gateway.config import BaselineConfig, Config, LedgerConfig, OwnSampling, Route, Server, default_unguidable
+from pricing.configured import KEYS
+from students.spec import Deadlines, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+PACKAGES = ("pricing", "students", "gateway", "benchmarks")
+
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "The file": Config,
+    "`server`": Server,
+    "`ledger`": LedgerConfig,
+    "`routes.NAME`": Route,
+    "`routes.NAME.teacher_sampling`, `routes.NAME.student_sampling`": OwnSampling,
+    "`upstreams.NAME`, every kind": Spec,
+    "`upstreams.NAME`, `kind: openai_api`": OpenAISpec,
+    "`upstreams.NAME`, `kind: llamacpp`": LlamaCppSpec,
+    "`upstreams.NAME`, `kind: replay`": ReplaySpec,
+    "`upstreams.NAME`, `kind: scripted`": ScriptedSpec,
+    "`upstreams.NAME.deadlines`": Deadlines,
+    "`baseline`": BaselineConfig,
+}
+
+MEANING: Mapping[str, str] = {
+    "Config.server": "Where the gateway listens and how much it takes.",
+    "Config.ledger": "Where accounts are kept.",
+    "Config.upstreams": "The models, by names of your own. The section replaces the default one as a whole.",
+    "Config.routes": "What a client's model name means. The section replaces the default one as a whole.",
+    "Config.unguidable": "What is done instead for chats that guidance cannot honour; single rules replace defaults.",
+    "Config.baseline": "The range beside every `same_length` baseline.",
+    "Server.host": "Address to listen on. Anything but loopback needs `keys_env`.",
+    "Server.max_body_bytes": "A longer request body is answered 413.",
+    "Route.strategy": "Who speaks; see the README.",
+    "Route.guidance_tokens": "The teacher's budget for guidance.",
+    "Route.on_teacher_failure": "`student`: it answers alone, or goes on from what came; `error`: the caller gets it.",
+    "Route.on_student_failure": "Before its first word only. `teacher`: it completes the answer; `error`.",
+    "OwnSampling.temperature": "See the API.",
+    "OwnSampling.top_p": "See the API.",
+    "OwnSampling.seed": "See the API.",
+    "OwnSampling.presence_penalty": "See the API.",
+    "OwnSampling.frequency_penalty": "See the API.",
+    "OpenAISpec.kind": "Any server that speaks OpenAI's chat completions; the kind is never guessed.",
+    "OpenAISpec.base_url": "Up to and including `/v1`.",
+    "OpenAISpec.limit_field": "How this server spells the token limit.",
+    "OpenAISpec.logprobs": "The server gives log-probabilities; false: they are not asked for.",
+    "OpenAISpec.tools": "The model calls tools.",
+    "OpenAISpec.json_schema": "The server honours `response_format`.",
+    "OpenAISpec.images": "The model reads pictures.",
+    "OpenAISpec.deadlines": "See below.",
+    "LlamaCppSpec.kind": "A GGUF model on the llama.cpp server, in a child process.",
+    "LlamaCppSpec.start_seconds": "A child that is not up by then is ended, and the upstream is unavailable.",
+    "LlamaCppSpec.deadlines": "See below.",
+    "ReplaySpec.kind": "Recorded answers.",
+    "ReplaySpec.model": "The recorded model's name, for prices.",
+    "ScriptedSpec.kind": "A fixed text.",
+    "ScriptedSpec.model": "The name that receipts and prices know it by.",
+    "ScriptedSpec.says": "The answer to everything; one word is one token.",
+    "Deadlines.connect": "For the connection.",
+    "Deadlines.total": "For the whole call, waiting for a place and tries included.",
+    "BaselineConfig.length_ratio_low": "Low end: this times the tokens shown.",
+    "BaselineConfig.length_ratio_high": "High end: this times the tokens shown.",
+}
+"""Of keys whose models say nothing more than their name. A key that is in neither place is an error."""
+
+PRICES: Mapping[str, str] = {
+    "input": "Dollars per million prompt tokens.",
+    "output": "Dollars per million output tokens.",
+    "cached": "Dollars per million prompt tokens that came from a cache; without it, `input`.",
+    "cache_write": "Dollars per million prompt tokens that were written to a cache; without it, `input`.",
+    "per_hour": "Dollars per hour of the machine, charged for the time of each call.",
+    "from": "First day (UTC) on which the row holds.",
+    "until": "First day (UTC) on which it no longer holds.",
+    "tier": "Service tier that the row is for; without it, the default tier.",
+}
+
+
+def settings() -> str:
+    """Every key of the configuration with its default and meaning, as Markdown. Raises LookupError for one without."""
+    parts: list[str] = []
+    for title, model in SECTIONS.items():
+        parts += [f"### {title}", "", "| key | value | default | meaning |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            if model is Spec or name not in Spec.model_fields or not issubclass(model, Spec):
+                cells = (f"`{name}`", _values(field), _default(model, name, field), _meaning(model, name, field))
+                parts.append(f"| {' | '.join(cells)} |")
+        parts.append("")
+    parts += ["### `prices.MODEL`, one row or a list of rows", "", "| key | meaning |", "|---|---|"]
+    if set(PRICES) != set(KEYS):
+        raise LookupError(f"keys of a price without a meaning, or no longer there: {set(PRICES) ^ set(KEYS)}")
+    parts += [f"| `{key}` | {meaning} |" for key, meaning in PRICES.items()]
+    parts += ["", "### `unguidable`, the default rules", "", "| need | instead |", "|---|---|"]
+    parts += [f"| `{need}` | `{instead}` |" for need, instead in default_unguidable().items()]
+    return "\n".join(parts)
+
+
+def modules() -> str:
+    """The tree of the packages with the first sentence of every module, as Markdown."""
+    lines: list[str] = []
+    for package in PACKAGES:
+        lines += [f"{package}/", *_tree(ROOT / package, 1)]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def _tree(folder: Path, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for path in sorted(folder.glob("*.py")):
+        said = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        if said:
+            name = f"{indent}{path.name}"
+            yield f"{name:<24} {_sentence(said, path)}".rstrip()
+    for below in sorted(path for path in folder.iterdir() if path.is_dir() and any(path.rglob("*.py"))):
+        yield f"{indent}{below.name}/"
+        yield from _tree(below, depth + 1)
+
+
+def _sentence(docstring: str, path: PurePath) -> str:
+    """The first sentence of the first line, without the module's own name before it."""
+    first = docstring.split("\n", 1)[0].split(". ", 1)[0].rstrip(".:")
+    label, colon, rest = first.partition(": ")
+    own = colon and len(label) < 20 and not label.startswith("`") and _squeezed(path.stem) in _squeezed(label)
+    return rest if own else first
+
+
+def _squeezed(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalpha()).rstrip("s")
+
+
+def _values(field: FieldInfo) -> str:
+    bounds = [
+        f"{sign} {getattr(each, name):,}"
+        for each in field.metadata
+        for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+        if getattr(each, name, None) is not None
+    ]
+    kind, null, _ = _type(field.annotation).partition(", or null")
+    return " ".join([kind, *bounds]) + null
+
+
+def _type(annotation: Any) -> str:
+    if annotation is None or annotation is type(None):
+        return "null"
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in args)
+    if origin is Union or type(annotation).__name__ == "UnionType":
+        return ", or ".join(_type(each) for each in args)
+    if origin is dict:
+        return "mapping"
+    if origin is list:
+        return "list"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true, false", "Path": "file"}
+    return words[annotation.__name__]
+
+
+def _default(model: type[BaseModel], name: str, field: FieldInfo) -> str:
+    if field.is_required() or name == "kind":
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if model is Config and isinstance(value, dict | BaseModel) and value:
+        return "see `config.yaml`" if isinstance(value, dict) else "see below"
+    if isinstance(value, BaseModel):
+        said = value.model_dump(exclude_defaults=True)
+        return f"`{_flow(said)}`" if said else "see below"
+    return f"`{_flow(value)}`"
+
+
+def _flow(value: Any) -> str:
+    """The value as it would be written in YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    return str(value)
+
+
+def _meaning(model: type[BaseModel], name: str, field: FieldInfo) -> str:
+    own = MEANING.get(f"{model.__name__}.{name}")
+    if own is None and not field.description:
+        raise LookupError(f"{model.__name__}.{name} is documented nowhere: give its Field a description")
+    text = " ".join(part for part in (own, field.description) if part)
+    return re.sub(r"\bNone\b", "null", text)
+
+
+def write() -> None:
+    """Write both pages."""
+    for page, name, text in (("configuration.md", "settings", settings()), ("architecture.md", "modules", modules())):
+        path = HERE / page
+        path.write_text(replaced(path.read_text("utf-8"), name, text), "utf-8")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,94 @@
+"""Keys: who is known, who is not, and that no key is told to anybody."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import hmac
+from typing import Any
+
+import pytest
+
+from gateway import auth
+from gateway.auth import ANONYMOUS, Authenticator
+from gateway.errors import Unauthorized
+
+KEY = "gkt-5ecret-4f9a1c"
+OTHER = "gkt-0ther-77aa01"
+
+
+def test_without_keys_everybody_is_anonymous() -> None:
+    open_house = Authenticator()
+    assert open_house.open
+    for header in (None, "", "Bearer anything", "nonsense"):
+        assert open_house.caller(header) is ANONYMOUS
+    assert ANONYMOUS.id == "anonymous"
+
+
+@pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY}  "])
+def test_a_known_key(header: str) -> None:
+    caller = Authenticator([OTHER, KEY]).caller(header)
+    assert caller.id == f"key-{hashlib.sha256(KEY.encode()).hexdigest()[:8]}"
+    assert caller.overrides is None
+
+
+def test_a_caller_is_the_same_in_every_process_and_is_not_the_key() -> None:
+    first, second = Authenticator([KEY, OTHER]), Authenticator([OTHER, KEY])
+    assert first.caller(f"Bearer {KEY}") == second.caller(f"Bearer {KEY}")
+    assert first.caller(f"Bearer {KEY}").id != first.caller(f"Bearer {OTHER}").id
+    assert KEY not in first.caller(f"Bearer {KEY}").id
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", " ", "Bearer", "Bearer ", "Bearer\t" + KEY, f"Basic {KEY}", KEY, f"Bearer{KEY}", f" Bearer {KEY}"],
+)
+def test_no_key_is_asked_for(header: str | None) -> None:
+    with pytest.raises(Unauthorized, match="Authorization: Bearer KEY") as caught:
+        Authenticator([KEY]).caller(header)
+    assert KEY not in str(caught.value.body)
+    assert (caught.value.http_status, caught.value.code) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(
+    "key", [KEY[:-1], KEY + "x", KEY.upper(), OTHER, f"{KEY},{OTHER}", "\xff\xfe", "ключ", "\x00", "x" * 100_000]
+)
+def test_a_wrong_key_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(Unauthorized, match="Incorrect API key provided") as caught:
+        Authenticator([KEY]).caller(f"Bearer {key}")
+    assert key not in str(caught.value.body)
+
+
+def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def compare(known: bytes, given: bytes) -> bool:
+        assert len(known) == len(given) == 32, "digests: their length tells nothing of the key's"
+        compared.append(1)
+        return hmac.compare_digest(known, given)
+
+    class Watched:
+        compare_digest = staticmethod(compare)
+
+    monkeypatch.setattr(auth, "hmac", Watched)
+    house = Authenticator([KEY, OTHER, "third"])
+    for key in (KEY, OTHER, "third"):
+        house.caller(f"Bearer {key}")
+    with pytest.raises(Unauthorized):
+        house.caller("Bearer wrong")
+    assert len(compared) == 3 * 4
+
+
+def test_keys_are_not_kept() -> None:
+    house = Authenticator([KEY])
+    seen: set[int] = set()
+
+    def within(value: Any) -> bool:
+        if isinstance(value, str | bytes):
+            return value in (KEY, KEY.encode())
+        if id(value) in seen or isinstance(value, type):
+            return False
+        seen.add(id(value))
+        return any(within(part) for part in gc.get_referents(value) if not isinstance(part, type))
+
+    assert not within(house._callers)

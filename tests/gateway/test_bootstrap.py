@@ -1,0 +1,223 @@
+"""Opening a gateway: what is built, what is refused and in which words, and that all of it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.bootstrap import keys, open_gateway, seats
+from gateway.chat import Caller
+from gateway.config import Config
+from gateway.errors import ConfigError
+from gateway.ledger.sql import SqlLedger
+from students.engine import Ability
+from students.errors import Unavailable
+from students.llamacpp import LlamaCpp
+from students.openai_api import OpenAIApi
+from students.scripted import Scripted
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "sk-5ecret-4f9a1c"
+
+
+class Told(Scripted):
+    """An engine that tells when it was closed and what its probe finds."""
+
+    def __init__(self, name: str, journal: list[str], *, proves: Ability | Exception | None = None) -> None:
+        super().__init__(name)
+        self._journal = journal
+        self._proves = proves
+
+    async def ready(self) -> Ability:
+        self._journal.append(f"ready {self.name}")
+        if isinstance(self._proves, Exception):
+            raise self._proves
+        if self._proves is not None:
+            self.abilities = self._proves
+        return self.abilities
+
+    async def aclose(self) -> None:
+        self._journal.append(f"close {self.name}")
+        await super().aclose()
+
+
+def parse(**config: Any) -> Config:
+    return Config.parse({"ledger": {"url": "sqlite://"}, **config})
+
+
+def paid(**fields: Any) -> dict[str, Any]:
+    return {"kind": "openai_api", "model": "gpt-6-sol", "api_key_env": "TEACHER_KEY", **fields}
+
+
+SPOKEN = {"kind": "scripted", "says": "Hi."}
+SOLO = {"gkt": {"strategy": "student", "student": "student"}}
+
+
+class TestSeats:
+    def test_a_key_seats_the_model_itself(self) -> None:
+        upstreams = seats(Config(), {"OPENAI_API_KEY": SECRET}, {})
+        teacher, student = upstreams["teacher"], upstreams["student"]
+        assert isinstance(teacher.engine, OpenAIApi)
+        assert isinstance(student.engine, LlamaCpp)
+        assert (teacher.stand_in, teacher.model, teacher.seller) == (None, "gpt-6-sol", "openai")
+        assert (student.stand_in, student.model, student.seller) == (None, "smollm2-135m-instruct", "self")
+        assert SECRET not in repr(upstreams)
+
+    @pytest.mark.parametrize("environ", [{}, {"OPENAI_API_KEY": "  "}])
+    def test_without_it_the_stand_in_sits_there_under_the_models_name(self, environ: dict[str, str]) -> None:
+        upstreams = seats(Config(), environ, {})
+        teacher, student = upstreams["teacher"], upstreams["student"]
+        assert teacher.engine is student.engine
+        assert (teacher.stand_in, teacher.model, teacher.seller) == ("student", "gpt-6-sol", "openai")
+
+    def test_limits_are_the_configured_models_own(self) -> None:
+        config = parse(
+            upstreams={"a": paid(max_output=77, deadlines={"total": 12}, api_key_env=None), "student": SPOKEN},
+            routes=SOLO,
+        )
+        upstreams = seats(config, {}, {})
+        assert (upstreams["a"].max_output, upstreams["a"].max_seconds) == (77, 12.0)
+        assert upstreams["student"].max_seconds == 600.0
+
+    def test_a_missing_key_without_a_stand_in_is_named_by_its_variable(self) -> None:
+        config = parse(upstreams={"teacher": paid(), "student": SPOKEN}, routes=SOLO)
+        with pytest.raises(ConfigError, match=r"upstream 'teacher'.*TEACHER_KEY is not set") as caught:
+            seats(config, {"OTHER": SECRET}, {})
+        assert SECRET not in str(caught.value)
+
+    def test_a_stand_in_that_has_no_key_either(self) -> None:
+        config = parse(
+            upstreams={"teacher": paid(stand_in="other"), "other": paid(api_key_env="OTHER_KEY"), "student": SPOKEN},
+            routes=SOLO,
+        )
+        with pytest.raises(ConfigError, match="OTHER_KEY is not set"):
+            seats(config, {}, {})
+
+    def test_engines_that_are_given_replace_the_configured(self) -> None:
+        engine = Scripted("teacher")
+        upstreams = seats(Config(), {}, {"teacher": engine})
+        assert upstreams["teacher"].engine is engine
+        assert upstreams["teacher"].stand_in is None
+
+
+class TestKeys:
+    def test_none_are_asked_for_unless_they_are_named(self) -> None:
+        assert keys(parse(), {"GKT_KEYS": SECRET}) == []
+
+    def test_they_are_separated_by_commas(self) -> None:
+        config = parse(server={"keys_env": "GKT_KEYS"})
+        assert keys(config, {"GKT_KEYS": " a , ,b,"}) == ["a", "b"]
+
+    @pytest.mark.parametrize("value", [None, "", " , "])
+    def test_named_and_not_there(self, value: str | None) -> None:
+        environ = {} if value is None else {"GKT_KEYS": value}
+        with pytest.raises(ConfigError, match="GKT_KEYS is not set"):
+            keys(parse(server={"keys_env": "GKT_KEYS"}), environ)
+
+    @pytest.mark.parametrize("odd", ["ключ", "a\udcffb", "a\x07b"])
+    def test_one_that_no_header_can_carry(self, odd: str) -> None:
+        """Such a key would never match, or not even hash; the message names the variable and not the key."""
+        with pytest.raises(ConfigError, match="GKT_KEYS") as caught:
+            keys(parse(server={"keys_env": "GKT_KEYS"}), {"GKT_KEYS": f"{SECRET},{odd}"})
+        assert SECRET not in str(caught.value)
+        assert odd not in str(caught.value)
+
+    async def test_they_open_the_gateway(self) -> None:
+        config = parse(upstreams={"student": SPOKEN}, routes=SOLO, server={"keys_env": "GKT_KEYS"})
+        async with open_gateway(config, environ={"GKT_KEYS": SECRET}) as gateway:
+            assert not gateway.auth.open
+            assert gateway.auth.caller(f"Bearer {SECRET}").id.startswith("key-")
+
+
+class TestLife:
+    async def test_all_is_closed_once_and_in_reverse(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        journal: list[str] = []
+        opened = SqlLedger.aclose
+
+        async def aclose(ledger: Any) -> None:
+            journal.append("close ledger")
+            await opened(ledger)
+
+        monkeypatch.setattr(SqlLedger, "aclose", aclose)
+        engines = {"teacher": Told("teacher", journal), "student": Told("student", journal)}
+        async with open_gateway(parse(), engines=engines, environ={}):
+            assert sorted(journal) == ["ready student", "ready teacher"]
+            journal.clear()
+        assert journal == ["close ledger", "close student", "close teacher"]
+
+    async def test_an_engine_in_two_seats_is_closed_once(self) -> None:
+        journal: list[str] = []
+        async with open_gateway(parse(), engines={"student": Told("student", journal)}, environ={}) as gateway:
+            assert gateway.upstreams["teacher"].engine is gateway.upstreams["student"].engine
+        assert journal.count("close student") == 1
+
+    async def test_an_upstream_that_is_not_up_does_not_keep_the_gateway_down(self) -> None:
+        journal: list[str] = []
+        student = Told("student", journal, proves=Unavailable("not yet"))
+        async with open_gateway(parse(), engines={"student": student}, environ={}) as gateway:
+            assert not (await gateway.readiness())["ready"]
+            student._proves = None
+            assert (await gateway.readiness())["ready"]
+
+    async def test_a_student_that_proves_unable_is_a_fault_of_the_configuration(self) -> None:
+        """It claimed that it can continue a text; the probe found out, and everything was closed again."""
+        journal: list[str] = []
+        student = Told("student", journal, proves=Ability.SAMPLES)
+        with pytest.raises(ConfigError, match=r"route 'gkt'.*'student' cannot .*placement: context"):
+            async with open_gateway(parse(), engines={"student": student}, environ={}):
+                pytest.fail("it opened")
+        assert journal.count("close student") == 1
+
+    async def test_the_same_student_will_do_where_guidance_is_in_its_prompt(self) -> None:
+        student = Told("student", [], proves=Ability.SAMPLES)
+        routes = {"gkt": {"teacher": "teacher", "student": "student", "placement": "context"}}
+        async with open_gateway(parse(routes=routes), engines={"student": student}, environ={}) as gateway:
+            assert gateway.models(Caller()) == ["gkt"]
+
+    async def test_a_ledger_that_cannot_be_opened_closes_the_engines(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("no folder")
+        journal: list[str] = []
+        config = parse(ledger={"url": f"sqlite:///{tmp_path}/file/ledger.db"})
+        with pytest.raises(ConfigError):
+            async with open_gateway(config, engines={"student": Told("student", journal)}, environ={}):
+                pytest.fail("it opened")
+        assert journal == ["close student"]
+
+    async def test_missing_callers_keys_close_everything_too(self) -> None:
+        journal: list[str] = []
+        config = parse(server={"keys_env": "GKT_KEYS"})
+        with pytest.raises(ConfigError, match="GKT_KEYS"):
+            async with open_gateway(config, engines={"student": Told("student", journal)}, environ={}):
+                pytest.fail("it opened")
+        assert journal == ["close student"]
+
+    async def test_a_start_that_is_interrupted_closes_everything(self) -> None:
+        journal: list[str] = []
+
+        class Starting(Told):
+            async def ready(self) -> Ability:
+                await asyncio.Event().wait()
+                raise AssertionError
+
+        async def start() -> None:
+            async with open_gateway(parse(), engines={"student": Starting("student", journal)}, environ={}):
+                pytest.fail("it opened")
+
+        task = asyncio.create_task(start())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert journal == ["close student"]
+
+    async def test_what_was_written_is_there_after_a_restart(self, house: Any, tmp_path: Path) -> None:
+        ledger = {"url": f"sqlite:///{tmp_path}/ledger.db"}
+        async with house(student=Scripted("student", "Hi."), ledger=ledger) as home:
+            told = (await home.ask("student")).receipt
+        async with house(student=Scripted("student"), ledger=ledger) as home:
+            entry = await home.entry()
+            assert (entry["outcome"], entry["request_id"]) == ("ok", told["request_id"])
