@@ -30,7 +30,7 @@ MESSAGE_TOKENS = 4
 REPLY_TOKENS = 3
 """What OpenAI's template adds to a prompt: for each message, its role included, and for the start of the answer."""
 
-LONGEST_COUNT = 200_000
+LONGEST_COUNT = 50_000
 """Characters beyond which a text is estimated by its length rather than tokenized: counting must not stall others."""
 
 

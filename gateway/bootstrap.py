@@ -38,13 +38,19 @@ async def open_gateway(
         book = PriceBook.from_config(config.prices)
         book.load()
         upstreams = seats(config, environ, engines or {})
+        models = AsyncExitStack()
         for engine in {id(upstream.engine): upstream.engine for upstream in upstreams.values()}.values():
-            stack.push_async_callback(engine.aclose)
+            models.push_async_callback(engine.aclose)
+        stack.push_async_callback(models.aclose)  # for a start that fails
+        callers = Authenticator(keys(config, environ))
         planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance)
         planner.check()
         ledger = await SqlLedger.open(config.ledger.url, text=config.ledger.store_text, limit=config.ledger.queue)
         stack.push_async_callback(ledger.aclose)
-        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, Authenticator(keys(config, environ)))
+        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, callers)
+        # First the models, which ends what still runs; then all of it is booked; then the ledger.
+        stack.push_async_callback(gateway.idle)
+        stack.push_async_callback(models.aclose)
         for name, state in (await gateway.readiness())["upstreams"].items():
             if not state["ready"]:
                 log.warning("upstream is not ready", upstream=name, error=state["error"])

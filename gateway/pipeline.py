@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import structlog
@@ -29,6 +29,9 @@ from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Re
 
 SETTLE_SECONDS = 5.0
 """How long an answer waits for its entry to be on record; after that the ledger's queue still holds it."""
+
+LOOK_SECONDS = 2.0
+"""How long the state of the upstreams is taken for true."""
 
 log = structlog.get_logger("gateway")
 
@@ -54,6 +57,11 @@ class Gateway:
         self.auth = auth
         self.closing = False
         self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._looking = asyncio.Lock()
+        self._looked = 0.0
+        self._state: dict[str, Any] | None = None
         self._prompts = prompts
         self._books = Bookkeeper(book, upstreams, prompts, config.baseline, store_text=config.ledger.store_text)
         guided = Guided()
@@ -85,6 +93,7 @@ class Gateway:
         texts: list[list[str]] = [exchange.answer, *([] for _ in range(exchange.chat.n - 1))]
         exchange.outcome = "abandoned"
         self.in_flight += 1
+        self._idle.clear()
         try:
             strategy = self._strategies[exchange.plan.strategy]
             async with aclosing(strategy.run(exchange, desk)) as events:
@@ -109,10 +118,14 @@ class Gateway:
             exchange.outcome, exchange.error = "failed", type(error).__name__
             raise
         finally:
-            self.in_flight -= 1
             exchange.answer.extend(text for more in texts[1:] for text in more)  # one choice after the other
             exchange.duration = time.perf_counter() - began
-            await self._settle(exchange)
+            try:
+                await self._settle(exchange)
+            finally:
+                self.in_flight -= 1
+                if not self.in_flight:
+                    self._idle.set()
         finish.usage = exchange.visible
         yield finish
 
@@ -130,11 +143,26 @@ class Gateway:
         """True when a request for `model` would be planned."""
         return model in self.config.routes or "*" in self.config.routes
 
+    async def idle(self) -> None:
+        """Returns when no answer is under way and all are booked, after `SETTLE_SECONDS` at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._idle.wait()
+
     async def readiness(self) -> dict[str, Any]:
-        """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`."""
+        """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`.
+
+        Looked up at most every `LOOK_SECONDS`, however often it is asked.
+        """
+        async with self._looking:
+            if self._state is None or time.monotonic() - self._looked > LOOK_SECONDS:
+                self._state, self._looked = await self._look(), time.monotonic()
+            return self._state | {"ready": self._state["ready"] and not self.closing}
+
+    async def _look(self) -> dict[str, Any]:
         found = await asyncio.gather(*(self._ready(upstream) for upstream in self.upstreams.values()))
         states = dict(zip(self.upstreams, found, strict=True))
-        return {"ready": not self.closing and all(state["ready"] for state in states.values()), "upstreams": states}
+        return {"ready": all(state["ready"] for state in states.values()), "upstreams": states}
 
     async def _ready(self, upstream: Upstream) -> dict[str, Any]:
         state: dict[str, Any] = {"ready": True, "model": upstream.model, "stand_in": upstream.stand_in}
@@ -142,6 +170,9 @@ class Gateway:
             proven = await upstream.engine.ready()
         except EngineError as error:
             return state | {"ready": False, "error": f"{type(error).__name__}: {error}"}
+        except Exception as error:  # a fault of one engine must not hide the state of the others
+            log.exception("an engine failed to say whether it is ready", upstream=upstream.name)
+            return state | {"ready": False, "error": type(error).__name__}
         return state | {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}
 
     async def _settle(self, exchange: Exchange) -> None:

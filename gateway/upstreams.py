@@ -106,7 +106,7 @@ class Desk:
                 raise BadReply("the answer ended without its end", engine=upstream.engine.name)
         except Exception as error:
             call.error = type(error).__name__
-            if isinstance(error, TimedOut) and error.deadline == "connect":
+            if isinstance(error, TimedOut) and error.deadline in ("place", "connect"):
                 call.usage = Usage(0, 0, seconds=0.0, source="counted")  # it was never sent
             raise
         finally:

@@ -3,7 +3,7 @@
 EngineError
 ├── Unavailable      cannot be reached, or is not up (connection refused, 5xx, process gone)
 ├── Overloaded       says it has no room now (429, 503 with retry-after); may carry `retry_after` seconds
-├── TimedOut         a deadline passed: `deadline` names which (connect, first_token, idle, total)
+├── TimedOut         a deadline passed: `deadline` names which (place, connect, first_token, idle, total)
 ├── PromptTooLong    the prompt does not fit the model's context
 ├── Refused          the request itself was refused (400, 401, 403, 404, 422); another try will not help
 └── BadReply         answered, but not in a form that can be understood, or ended without its end
@@ -44,7 +44,7 @@ class Overloaded(EngineError):
 
 
 class TimedOut(EngineError):
-    """A deadline passed. `deadline` is one of connect, first_token, idle, total."""
+    """A deadline passed. `deadline` is one of place (`max_concurrent`), connect, first_token, idle, total."""
 
     def __init__(self, message: str, *, engine: str = "", deadline: str = "total") -> None:
         super().__init__(message, engine=engine)

@@ -188,7 +188,7 @@ class OpenAIApi:
             async with asyncio.timeout(self._spec.deadlines.total):
                 await self._slots.acquire()
         except TimeoutError:
-            raise TimedOut("no place became free in time", deadline="total") from None
+            raise TimedOut("no place became free in time", deadline="place") from None
 
     async def _open(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
         """Ask until the first event has come: here a try may be repeated, afterwards never."""

@@ -45,7 +45,7 @@ class Spec(Strict):
     )
     max_concurrent: int = Field(256, ge=1, description="Calls under way at once; more wait.")
     max_output: int = Field(
-        16_384,
+        128_000,
         ge=1,
         description="The most tokens an answer can have when the caller sets no limit: the bound that an unfinished "
         "call is booked at.",
@@ -144,6 +144,7 @@ class LlamaCppSpec(Spec):
     slots: int = Field(4, ge=1, description="Answers generated at once (continuous batching).")
     threads: int | None = Field(None, ge=1, description="None: one less than the machine's cores, at least one.")
     log: Path | None = Field(None, description="File for the server's own log; None: discarded.")
+    max_output: int = Field(4096, ge=1, description="As long as the context of a slot, at the most.")
     start_seconds: float = Field(60.0, gt=0)
     deadlines: Deadlines = Deadlines(first_token=120.0)
 

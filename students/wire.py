@@ -16,6 +16,9 @@ from students.engine import Delta, Finish
 from students.errors import BadReply, EngineError
 from students.faults import failure
 
+MOST_TOKENS = 2**40
+"""A larger count is no count: it is taken as not reported."""
+
 FRAME_LIMIT = 16 * 2**20
 """Bytes of one event; an upstream that sends more without a blank line is not speaking server-sent events."""
 
@@ -330,7 +333,7 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 
 def _count(members: object, name: str) -> int | None:
     value = members.get(name) if isinstance(members, dict) else None
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value <= MOST_TOKENS else None
 
 
 def read_logprobs(logprobs: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.chat import Caller
-from gateway.errors import NotFound
+from gateway.errors import NotFound, Unauthorized
 from gateway.pipeline import Gateway
 
 router = APIRouter()
@@ -59,9 +59,13 @@ async def healthz() -> dict[str, str]:
 
 
 @router.api_route("/readyz", methods=["GET", "HEAD"])
-async def readyz(gateway: AGateway) -> Response:
-    """Whether chats can be answered now: 200 or 503, with the state of every upstream."""
+async def readyz(gateway: AGateway, authorization: Annotated[str | None, Header()] = None) -> Response:
+    """Whether chats can be answered now: 200 or 503. Who may ask for chats is also told the state of every upstream."""
     state = await gateway.readiness()
+    try:
+        gateway.auth.caller(authorization)
+    except Unauthorized:
+        return JSONResponse({"ready": state["ready"]}, 200 if state["ready"] else 503)
     return JSONResponse(state, 200 if state["ready"] else 503)
 
 

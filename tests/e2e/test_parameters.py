@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tests.e2e.served import Served
 
 
+TOPIC = "item-0"
+"""Asked about where two answers are compared that a real model computes: a tie of two words is one in every run."""
+
+
 class Fruit(BaseModel):
     """What `.parse` asks for; small, so that a small model cannot lose itself in it."""
 
@@ -77,12 +81,12 @@ class TestParameters:
         check_accounts(faked, answer)
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_stop_string_of_the_real_student(self, mixed: Served, stream: bool, topic: str) -> None:
-        request = {"model": "gkt", "messages": sky(topic), "temperature": 0, "seed": 1, "max_tokens": 40}
-        free = ask(mixed, topic, **request).text
-        assert free.startswith("".join(teachers_words(topic)[:SHOWN]))
+    def test_a_stop_string_of_the_real_student(self, mixed: Served, stream: bool) -> None:
+        request = {"model": "gkt", "messages": sky(TOPIC), "temperature": 0, "seed": 1, "max_tokens": 40}
+        free = ask(mixed, TOPIC, **request).text
+        assert free.startswith("".join(teachers_words(TOPIC)[:SHOWN]))
         stop = free.split()[-3]
-        answer = ask(mixed, topic, stop=stop, stream=stream, **request)
+        answer = ask(mixed, TOPIC, stop=stop, stream=stream, **request)
         assert answer.text == free.partition(stop)[0]
         assert answer.reasons == ["stop"]
         check_accounts(mixed, answer)
@@ -132,9 +136,9 @@ class TestParameters:
         assert (choice.message.content or "") == guidance + said
 
     @pytest.mark.parametrize("model", ["gkt", "gkt-concise", "student"])
-    def test_temperature_zero_says_the_same_twice(self, mixed: Served, model: str, topic: str) -> None:
-        request = {"model": model, "messages": sky(topic), "temperature": 0, "seed": 3, "max_tokens": 40}
-        once, again = ask(mixed, topic, **request), ask(mixed, topic, stream=True, **request)
+    def test_temperature_zero_says_the_same_twice(self, mixed: Served, model: str) -> None:
+        request = {"model": model, "messages": sky(TOPIC), "temperature": 0, "seed": 3, "max_tokens": 40}
+        once, again = ask(mixed, TOPIC, **request), ask(mixed, TOPIC, stream=True, **request)
         assert once.text == again.text
 
     def test_the_callers_own_beginning(self, embedded: Served, topic: str) -> None:
@@ -143,7 +147,7 @@ class TestParameters:
         answer = ask(embedded, topic, model="gkt", messages=begun, max_tokens=50, temperature=0)
         assert answer.receipt["strategy"] == "cut-off"
         assert not answer.text.startswith("The sky")
-        assert answer.text[0] in " ,"  # it goes on after a whole word
+        assert not answer.text[0].isalnum()  # it goes on after a whole word
         check_accounts(embedded, answer)
 
     def test_the_callers_own_beginning_where_the_teacher_cannot(self, faked: Served, fakes: Fakes, topic: str) -> None:

@@ -371,7 +371,7 @@ class TestSamples:
 
 
 class TestReadiness:
-    async def test_every_upstream_is_told(self, house: Any) -> None:
+    async def test_every_upstream_is_told(self, house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         student = Scripted("student", abilities=Ability.CONTINUE | Ability.TOOLS)
         async with house(student=student) as home:
             state = await home.gateway.readiness()
@@ -379,6 +379,8 @@ class TestReadiness:
             assert state["upstreams"]["teacher"]["stand_in"] == "student"
             assert state["upstreams"]["student"]["abilities"] == ["continue", "tools"]
             await student.aclose()
+            assert (await home.gateway.readiness())["ready"]  # it was looked at just now
+            monkeypatch.setattr(pipeline, "LOOK_SECONDS", 0.0)
             state = await home.gateway.readiness()
             assert not state["ready"]
             assert state["upstreams"]["student"]["error"].startswith("Unavailable: ")

@@ -491,7 +491,7 @@ class TestDeadlines:
             await anext(first)
             error = await fails(api)
             assert isinstance(error, TimedOut)
-            assert error.deadline == "total"
+            assert error.deadline == "place"
         await api.aclose()
 
 
