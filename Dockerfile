@@ -1,6 +1,6 @@
 # The gateway with its embedded student. Keys come from the environment; the ledger lives in the volume.
 #   docker build -t gkt-gateway .
-#   docker run -p 8080:8080 -e GKT_KEYS=... -e OPENAI_API_KEY=... -v gkt:/data gkt-gateway
+#   docker run -p 8080:8080 -e GKT_KEYS=... -e GKT_ADMIN_KEY=... -e OPENAI_API_KEY=... -v gkt:/data gkt-gateway
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md ./

@@ -42,7 +42,7 @@ async def open_gateway(
         for engine in {id(upstream.engine): upstream.engine for upstream in upstreams.values()}.values():
             models.push_async_callback(engine.aclose)
         stack.push_async_callback(models.aclose)  # for a start that fails
-        callers = Authenticator(keys(config, environ))
+        callers = Authenticator(keys(config, environ), admin_key(config, environ))
         planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance)
         planner.check()
         ledger = await SqlLedger.open(config.ledger.url, text=config.ledger.store_text, limit=config.ledger.queue)
@@ -85,14 +85,22 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
 
 def keys(config: Config, environ: Mapping[str, str]) -> list[str]:
     """The callers' keys from the environment. Raises `ConfigError` when they are named but not there."""
-    name = config.server.keys_env
+    return _secrets("keys_env", config.server.keys_env, environ)
+
+
+def admin_key(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The admin's key from the environment, None when none is named. Raises `ConfigError` as `keys`."""
+    return next(iter(_secrets("admin_key_env", config.server.admin_key_env, environ)), None)
+
+
+def _secrets(setting: str, name: str | None, environ: Mapping[str, str]) -> list[str]:
     if name is None:
         return []
     found = [key.strip() for key in environ.get(name, "").split(",") if key.strip()]
     if not found:
-        raise ConfigError(f"server.keys_env: the environment variable {name} is not set, or holds no key")
+        raise ConfigError(f"server.{setting}: the environment variable {name} is not set, or holds no key")
     if not all(key.isascii() and key.isprintable() for key in found):
-        raise ConfigError(f"server.keys_env: a key in {name} holds characters that no Authorization header can carry")
+        raise ConfigError(f"server.{setting}: a key in {name} holds characters that no Authorization header can carry")
     return found
 
 

@@ -44,6 +44,11 @@ class Server(Strict):
         description="Name of the environment variable with the keys of callers, separated by commas; "
         "without it the gateway listens on loopback only.",
     )
+    admin_key_env: str | None = Field(
+        None,
+        description="Name of the environment variable with the key for the accounts (`/gkt/v1`). Without it, and with "
+        "callers' keys, they cannot be read over HTTP.",
+    )
     max_body_bytes: int = Field(20_000_000, ge=1_000)
     max_in_flight: int = Field(1_000, ge=1, description="Requests under way at once; more are answered 503.")
     drain_seconds: float = Field(30.0, ge=0, description="How long a stop waits for answers under way.")

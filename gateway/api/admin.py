@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import fastapi
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Header
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from starlette.responses import JSONResponse, Response
 
-from gateway.api.routes import ACaller, AGateway
-from gateway.chat import StrategyName
-from gateway.errors import NotFound
+from gateway.api.routes import AGateway, the_admin
+from gateway.chat import Caller, StrategyName
+from gateway.errors import GatewayError, NotFound
 from gateway.ledger.entry import Query, SavingsRow
 from pricing.money import Money
 
@@ -50,8 +50,8 @@ class SavingsQuery(BaseModel):
     strategy: StrategyName | None = None
 
 
-@router.api_route("/savings", methods=["GET", "HEAD"])
-async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGateway, caller: ACaller) -> Response:
+@router.api_route("/savings", methods=["GET", "HEAD"], dependencies=[Depends(the_admin)])
+async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGateway) -> Response:
     """Sums of the settled requests, one row a group.
 
     An amount is `{"usd": "0.000312", "nano_usd": 312000}`: exact, as a decimal string and as a whole number of
@@ -63,10 +63,17 @@ async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGat
 
 
 @router.api_route("/requests/{request_id}", methods=["GET", "HEAD"])
-async def request(request_id: str, gateway: AGateway, caller: ACaller) -> Response:
-    """One settled request with its calls; amounts are whole nano-dollars."""
+async def request(
+    request_id: str, gateway: AGateway, authorization: Annotated[str | None, Header()] = None
+) -> Response:
+    """One settled request with its calls; amounts are whole nano-dollars. Callers see their own, the admin sees all."""
+    caller: Caller | None = None
+    try:
+        gateway.auth.admin(authorization)
+    except GatewayError:
+        caller = gateway.auth.caller(authorization)
     entry = await gateway.ledger.entry(request_id)
-    if entry is None:
+    if entry is None or (caller is not None and entry["caller"] != caller.id):
         raise NotFound(f"No settled request has the id '{request_id[:64]}'.", param="id", code="request_not_found")
     return JSONResponse(dict(entry))
 

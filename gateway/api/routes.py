@@ -30,6 +30,13 @@ async def the_caller(
     return gateway.auth.caller(authorization)
 
 
+async def the_admin(
+    gateway: Annotated[Gateway, Depends(the_gateway)], authorization: Annotated[str | None, Header()] = None
+) -> None:
+    """Passes who may read all accounts. Raises `Unauthorized` or `Forbidden`."""
+    gateway.auth.admin(authorization)
+
+
 AGateway = Annotated[Gateway, Depends(the_gateway)]
 ACaller = Annotated[Caller, Depends(the_caller)]
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from gateway.bootstrap import keys
+from gateway.bootstrap import admin_key, keys
 from gateway.chat import StrategyName
 from gateway.cli import show
 from gateway.cli.group import ConfigFile, Trouble
@@ -102,7 +102,8 @@ def demo(
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gkt-demo-")))
         folder.mkdir(parents=True, exist_ok=True)
-        asyncio.run(_demo(folder.absolute(), options, key, requests, show.console()))
+        admin = admin_key(settings, os.environ) or key
+        asyncio.run(_demo(folder.absolute(), options, (key, admin), requests, show.console()))
         if keep is not None:
             typer.echo(f"kept: {folder}")
 
@@ -130,7 +131,7 @@ def asked(config: Config, question: Question) -> dict[str, Any]:
 
 
 async def _demo(
-    folder: Path, options: Sequence[str], key: str, requests: Sequence[Mapping[str, Any]], out: Console
+    folder: Path, options: Sequence[str], keys: tuple[str, str], requests: Sequence[Mapping[str, Any]], out: Console
 ) -> None:
     from gateway.cli.child import serving
     from gateway.cli.client import ask_savings, client
@@ -142,9 +143,10 @@ async def _demo(
             child = await stack.enter_async_context(serving(options, folder / "gateway.log"))
         for line in (*child.said, f"The gateway is ready on {child.url}; {len(requests)} questions follow."):
             out.print(Text(line))
-        sdk = await stack.enter_async_context(client(child.url, key))
+        sdk = await stack.enter_async_context(client(child.url, keys[0]))
         receipts = [await _put(sdk, number, request, out) for number, request in enumerate(requests, 1)]
-        rows = (await ask_savings(sdk, {"since": f"{began:.3f}"}))["data"]
+        accounts = await stack.enter_async_context(client(child.url, keys[1]))
+        rows = (await ask_savings(accounts, {"since": f"{began:.3f}"}))["data"]
         row = parsed(rows[0])
         out.print(Rule(style="dim"))
         notice = next(filter(None, map(show.stand_in, receipts)), "")

@@ -11,7 +11,7 @@ import pytest
 
 from gateway import auth
 from gateway.auth import ANONYMOUS, Authenticator
-from gateway.errors import Unauthorized
+from gateway.errors import Forbidden, Unauthorized
 
 KEY = "gkt-5ecret-4f9a1c"
 OTHER = "gkt-0ther-77aa01"
@@ -92,3 +92,24 @@ def test_keys_are_not_kept() -> None:
         return any(within(part) for part in gc.get_referents(value) if not isinstance(part, type))
 
     assert not within(house._callers)
+
+
+class TestAdmin:
+    def test_without_any_key_the_own_machine_may(self) -> None:
+        Authenticator().admin(None)
+
+    def test_callers_keys_alone_open_no_accounts(self) -> None:
+        with pytest.raises(Forbidden, match="admin_key_env"):
+            Authenticator([KEY]).admin(f"Bearer {KEY}")
+
+    def test_only_the_admins_key_will_do(self) -> None:
+        house = Authenticator([KEY], OTHER)
+        house.admin(f"Bearer {OTHER}")
+        for header in (None, "", f"Bearer {KEY}", "Bearer", f"Basic {OTHER}"):
+            with pytest.raises(Unauthorized) as caught:
+                house.admin(header)
+            assert OTHER not in str(caught.value)
+
+    def test_the_admins_key_asks_no_chats(self) -> None:
+        with pytest.raises(Unauthorized):
+            Authenticator([KEY], OTHER).caller(f"Bearer {OTHER}")

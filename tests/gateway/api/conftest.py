@@ -24,6 +24,7 @@ from gateway.pipeline import Gateway
 from students.engine import Delta, Event, Finish
 
 KEY = "sk-test"
+ADMIN = "sk-admin"
 
 
 class Accounts:
@@ -54,7 +55,7 @@ class Stub:
     """What the pipeline promises, with the answer written by the test."""
 
     config: Config = field(default_factory=lambda: Config.parse({"server": {"max_body_bytes": 5000}}))
-    auth: Authenticator = field(default_factory=lambda: Authenticator([KEY]))
+    auth: Authenticator = field(default_factory=lambda: Authenticator([KEY], ADMIN))
     ledger: Accounts = field(default_factory=Accounts)
     script: Callable[[Exchange], AsyncGenerator[Event, None]] = hello
     why: str = "the route says so"
@@ -114,6 +115,7 @@ class Live:
     stub: Stub
     port: int
     key: str = KEY
+    admin: str = ADMIN
 
     @property
     def url(self) -> str:

@@ -22,6 +22,12 @@ def http(live: Any) -> Iterator[httpx.Client]:
         yield http
 
 
+@pytest.fixture
+def admin(live: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=live.url, headers={"authorization": f"Bearer {live.admin}"}, timeout=10) as admin:
+        yield admin
+
+
 def error(response: httpx.Response, status: int) -> dict[str, Any]:
     """The error of an answer, which must be in OpenAI's shape and carry an id."""
     assert response.status_code == status
@@ -95,12 +101,12 @@ def test_the_sdk_sees_a_404_for_what_is_not_there(live: Any) -> None:
         client.embeddings.create(model="gkt", input="x")
 
 
-def test_a_fault_of_our_own(live: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_our_own(live: Any, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> None:
         raise ZeroDivisionError("the secret is 42")
 
     monkeypatch.setattr(live.stub.ledger, "savings", broken)
-    response = http.get("/gkt/v1/savings")
+    response = admin.get("/gkt/v1/savings")
     assert error(response, 500)["type"] == "server_error"
     assert "secret" not in response.text
 
@@ -132,9 +138,9 @@ def row(**fields: Any) -> SavingsRow:
     return SavingsRow(**{**usual, **fields})
 
 
-def test_savings_are_exact(live: Any, http: httpx.Client) -> None:
+def test_savings_are_exact(live: Any, admin: httpx.Client) -> None:
     live.stub.ledger.rows = [row(), row(group="2026-11-25")]
-    answer = http.get("/gkt/v1/savings", params={"by": "day", "since": "2026-11-24", "until": "2026-11-26T00:00Z"})
+    answer = admin.get("/gkt/v1/savings", params={"by": "day", "since": "2026-11-24", "until": "2026-11-26T00:00Z"})
     assert answer.status_code == 200
     body = answer.json()
     assert (body["object"], body["currency"], body["by"]) == ("list", "USD", "day")
@@ -149,9 +155,9 @@ def test_savings_are_exact(live: Any, http: httpx.Client) -> None:
     assert live.stub.ledger.asked == [Query(since=1_795_478_400.0, until=1_795_651_200.0, by="day")]
 
 
-def test_savings_are_filtered(live: Any, http: httpx.Client) -> None:
-    assert http.get("/gkt/v1/savings").json()["data"] == []
-    http.get("/gkt/v1/savings", params={"model": "org/model", "strategy": "hint"})
+def test_savings_are_filtered(live: Any, admin: httpx.Client) -> None:
+    assert admin.get("/gkt/v1/savings").json()["data"] == []
+    admin.get("/gkt/v1/savings", params={"model": "org/model", "strategy": "hint"})
     assert live.stub.ledger.asked == [Query(), Query(model="org/model", strategy="hint")]
 
 
@@ -165,8 +171,8 @@ def test_savings_are_filtered(live: Any, http: httpx.Client) -> None:
         ("by=day&by=model&untill=1", "untill", "until"),
     ],
 )
-def test_a_wrong_question_about_savings(http: httpx.Client, query: str, param: str, told: str) -> None:
-    fault = error(http.get(f"/gkt/v1/savings?{query}"), 400)
+def test_a_wrong_question_about_savings(admin: httpx.Client, query: str, param: str, told: str) -> None:
+    fault = error(admin.get(f"/gkt/v1/savings?{query}"), 400)
     assert fault["param"] == param
     assert told in fault["message"]
 
@@ -187,10 +193,22 @@ def test_instants(text: str, seconds: float) -> None:
     assert instant(text) == seconds
 
 
-def test_one_request(live: Any, http: httpx.Client) -> None:
-    live.stub.ledger.entries["chatcmpl-1"] = {"request_id": "chatcmpl-1", "calls": [{"amount": 5, "usage": None}]}
-    assert http.get("/gkt/v1/requests/chatcmpl-1").json()["calls"] == [{"amount": 5, "usage": None}]
+def test_accounts_need_the_admins_key(http: httpx.Client) -> None:
+    assert error(http.get("/gkt/v1/savings"), 401)["message"] == "This needs the admin key."
+
+
+def test_a_caller_sees_its_own_requests_only(live: Any, http: httpx.Client) -> None:
+    mine = live.stub.auth.caller(f"Bearer {live.key}").id
+    live.stub.ledger.entries["chatcmpl-1"] = {"request_id": "chatcmpl-1", "caller": mine}
+    live.stub.ledger.entries["chatcmpl-2"] = {"request_id": "chatcmpl-2", "caller": "key-of-others"}
+    assert http.get("/gkt/v1/requests/chatcmpl-1").json()["caller"] == mine
     assert error(http.get("/gkt/v1/requests/chatcmpl-2"), 404)["code"] == "request_not_found"
+
+
+def test_one_request(live: Any, admin: httpx.Client) -> None:
+    live.stub.ledger.entries["chatcmpl-1"] = {"request_id": "chatcmpl-1", "calls": [{"amount": 5, "usage": None}]}
+    assert admin.get("/gkt/v1/requests/chatcmpl-1").json()["calls"] == [{"amount": 5, "usage": None}]
+    assert error(admin.get("/gkt/v1/requests/chatcmpl-2"), 404)["code"] == "request_not_found"
 
 
 def test_every_answer_has_an_id_of_its_own(http: httpx.Client) -> None:
