@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from tests.e2e.served import Served
 
 CALLER = "sk-caller-4f1c9a7e2b8d"
+OTHER = "sk-other-7c6b5a493827"
+ADMIN = "sk-admin-5e4d3c2b1a09"
 STRANGER = "sk-stranger-0d9e8f7a6b5c"
 REVOKED = "sk-revoked-1a2b3c4d5e6f"
+SECRETS = (CALLER, OTHER, ADMIN, STRANGER, REVOKED, OpenAI.KEY)
 
 
 @pytest.fixture(scope="module")
 def stern(tmp_path_factory: pytest.TempPathFactory, fakes: Fakes) -> Iterator[Served]:
     """A gateway that asks for keys, takes no long requests and serves no other names; some of its models are broken."""
     config = {
-        "server": {"keys_env": "GKT_E2E_KEYS", "max_body_bytes": 2000},
+        "server": {"keys_env": "GKT_E2E_KEYS", "admin_key_env": "GKT_E2E_ADMIN", "max_body_bytes": 2000},
         "upstreams": {
             "teacher": fakes.teachers_spec(),
             "student": fakes.students_spec(),
@@ -47,7 +50,12 @@ def stern(tmp_path_factory: pytest.TempPathFactory, fakes: Fakes) -> Iterator[Se
         ),
         "prices": gateways.PRICES,
     }
-    environ = {gateways.KEY_ENV: OpenAI.KEY, "GKT_E2E_REVOKED": REVOKED, "GKT_E2E_KEYS": f"{CALLER},sk-other"}
+    environ = {
+        gateways.KEY_ENV: OpenAI.KEY,
+        "GKT_E2E_REVOKED": REVOKED,
+        "GKT_E2E_KEYS": f"{CALLER},{OTHER}",
+        "GKT_E2E_ADMIN": ADMIN,
+    }
     with serving(tmp_path_factory.mktemp("stern"), config, key=CALLER, **environ) as served:
         yield served
 
@@ -74,7 +82,9 @@ class TestPaths:
         assert set(ready["upstreams"]) == {"teacher", "student", "dying"}
         assert "continue" in ready["upstreams"]["student"]["abilities"]
         assert "continue" not in ready["upstreams"]["teacher"]["abilities"]
-        status, _, ready = stern.raw("GET", "/readyz")  # asks for no key: it is for machines
+        # It is for machines, which have no key; to them it says no more than they need.
+        assert stern.raw("GET", "/readyz")[::2] == (503, {"ready": False})
+        status, _, ready = stern.raw("GET", "/readyz", authorization=f"Bearer {CALLER}")
         assert (status, ready["ready"]) == (503, False)
         assert [name for name, state in ready["upstreams"].items() if not state["ready"]] == ["revoked", "absent"]
 
@@ -138,6 +148,16 @@ class TestKeys:
         entry = check_accounts(stern, answer)
         assert entry["caller"].startswith("key-")
         assert "caller" not in entry["caller"]
+        # Its requests are its own: another caller does not see them, who keeps the accounts sees all.
+        path = f"/gkt/v1/requests/{answer.id}"
+        assert stern.raw("GET", path, authorization=f"Bearer {OTHER}")[0] == 404
+        assert stern.raw("GET", path, authorization=f"Bearer {ADMIN}")[::2] == (200, entry)
+
+    def test_accounts_are_read_with_the_key_for_them(self, stern: Served) -> None:
+        with pytest.raises(openai.AuthenticationError):
+            stern.get("/gkt/v1/savings")
+        status, _, sums = stern.raw("GET", "/gkt/v1/savings", authorization=f"Bearer {ADMIN}")
+        assert (status, len(sums["data"])) == (200, 1)
 
     def test_no_key_is_in_any_log_error_or_ledger(self, stern: Served, topic: str) -> None:
         """Not the callers', not the teacher's, and not one that the teacher quotes when it refuses it."""
@@ -148,12 +168,12 @@ class TestKeys:
                         sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": topic}])
                     except openai.APIStatusError as error:
                         said = f"{error.message} {error.body} {dict(error.response.headers)}"
-                        assert not any(secret in said for secret in (CALLER, STRANGER, REVOKED, OpenAI.KEY))
+                        assert not any(secret in said for secret in SECRETS)
         with pytest.raises(openai.APIStatusError) as caught:
             ask(stern, topic, model="revoked")
         assert caught.value.status_code == 502
         files = [stern.log().encode(), *(path.read_bytes() for path in stern.folder.glob("ledger.db*"))]
-        for secret in (CALLER, STRANGER, REVOKED, OpenAI.KEY):
+        for secret in SECRETS:
             assert not any(secret.encode() in file for file in files)
         assert topic not in stern.log()  # nor is what was asked
         assert os.environ.get(gateways.KEY_ENV) is None  # the key was the gateway's alone
