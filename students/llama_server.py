@@ -29,6 +29,9 @@ from urllib.parse import urlsplit
 
 PR_SET_PDEATHSIG = 1
 
+LOG_SECONDS = 0.5
+"""The native code writes its log in a thread of its own: how long a failed start gives it to say why."""
+
 
 def main() -> None:
     """Start, say so, and serve until stdin ends. Exit code 1 when the model could not be started."""
@@ -46,6 +49,7 @@ def main() -> None:
             tools = _knows_tools(server.listening_address, key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             print(json.dumps({"ready": False, "error": str(error) or type(error).__name__}), file=out, flush=True)
+            time.sleep(LOG_SECONDS)
             os._exit(1)
         seconds = round(time.monotonic() - started, 3)
         ready = {"ready": True, "url": server.listening_address, "seconds": seconds, "tools": tools}

@@ -68,7 +68,8 @@ def test_a_gateway_with_keys_is_asked_with_one_of_them(write: Write, run: Run, m
 def test_a_running_gateway(
     write: Write, run: Run, serve: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = serve(write(server={"keys_env": "GKT_TEST_KEYS"}), GKT_TEST_KEYS="one,two")
+    config = write(server={"keys_env": "GKT_TEST_KEYS", "admin_key_env": "GKT_TEST_ADMIN"})
+    child = serve(config, GKT_TEST_KEYS="one,two", GKT_TEST_ADMIN="three")
     assert child.stdout is not None
     url = next(line for line in child.stdout if line.startswith("gkt is ready on ")).split()[-1]
     assert run("ask", "Why?", "--url", url).exit_code == 1
@@ -76,6 +77,10 @@ def test_a_running_gateway(
     # A proxy of the environment is no way to this very machine.
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert "student's words (small)" in run("ask", "Why?", "--url", url, "--key-env", "MINE").stdout
-    savings = run("savings", "--url", f"{url}/v1", "--key-env", "MINE")
+    refused = run("savings", "--url", f"{url}/v1", "--key-env", "MINE")
+    assert refused.exit_code == 1
+    assert "admin key" in refused.output
+    monkeypatch.setenv("ADMIN", "three")
+    savings = run("savings", "--url", f"{url}/v1", "--key-env", "ADMIN")
     assert "requests" in savings.stdout
     assert "1 ok" in savings.stdout
