@@ -46,7 +46,7 @@ MEANING: Mapping[str, str] = {
     "Config.routes": "What a client's model name means. The section replaces the default one as a whole.",
     "Config.unguidable": "What is done instead for chats that guidance cannot honour; single rules replace defaults.",
     "Config.baseline": "The range beside every `same_length` baseline.",
-    "Server.host": "Address to listen on. Anything but loopback needs `keys_env`.",
+    "Server.host": "Address to listen on. Anything but loopback needs keys: `keys_env`, or `gkt keys create`.",
     "Server.max_body_bytes": "A longer request body is answered 413.",
     "Route.strategy": "Who speaks; see the README.",
     "Route.guidance_tokens": "The teacher's budget for guidance.",

@@ -11,6 +11,8 @@ import structlog
 from gateway.auth import Authenticator
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.keys.ring import Keyring
+from gateway.keys.store import KeyStore
 from gateway.ledger.sql import SqlLedger
 from gateway.pipeline import Gateway
 from gateway.planner import Planner
@@ -19,7 +21,7 @@ from gateway.upstreams import Upstream
 from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
-from students.spec import OpenAISpec
+from students.spec import OpenAISpec, UpstreamSpec
 
 log = structlog.get_logger("gateway.bootstrap")
 
@@ -42,12 +44,14 @@ async def open_gateway(
         for engine in {id(upstream.engine): upstream.engine for upstream in upstreams.values()}.values():
             models.push_async_callback(engine.aclose)
         stack.push_async_callback(models.aclose)  # for a start that fails
-        callers = Authenticator(keys(config, environ), admin_key(config, environ))
+        fixed, admin = keys(config, environ), admin_key(config, environ)
         planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance)
         planner.check()
         ledger = await SqlLedger.open(config.ledger.url, text=config.ledger.store_text, limit=config.ledger.queue)
         stack.push_async_callback(ledger.aclose)
-        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, callers)
+        ring = await Keyring.open(KeyStore(ledger.store))
+        stack.push_async_callback(ring.aclose)
+        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, Authenticator(fixed, admin, ring), ring)
         # First the models, which ends what still runs; then all of it is booked; then the ledger.
         stack.push_async_callback(gateway.idle)
         stack.push_async_callback(models.aclose)
@@ -62,15 +66,23 @@ async def open_gateway(
 
 
 def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engine]) -> dict[str, Upstream]:
-    """Every configured upstream with its engine; a stand-in sits where a key is missing. Raises `ConfigError`."""
+    """Every configured upstream with its engine; a stand-in sits where a key is missing. Raises `ConfigError`.
+
+    The teacher of a route that passes callers' keys on needs none of its own.
+    """
+    passing = config.passing - set(engines)
+    bare: set[str] = set()
     built: dict[str, Engine] = dict(engines)
     missing: dict[str, MissingKey] = {}
     for name, spec in config.upstreams.items():
         if name not in built:
             try:
-                built[name] = build(name, spec, environ=environ)
+                built[name] = build(name, spec, environ=environ, keyless=name in passing)
             except MissingKey as error:
                 missing[name] = error
+            else:
+                if name in passing and not has_key(spec, environ):
+                    bare.add(name)
     seated: dict[str, Upstream] = {}
     for name, spec in config.upstreams.items():
         stand_in = spec.stand_in if isinstance(spec, OpenAISpec) and name in missing else None
@@ -79,8 +91,31 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
         if stand_in is not None and stand_in not in built:
             raise ConfigError(f"upstream {name!r}: its stand-in {stand_in!r} cannot be built: {missing[stand_in]}")
         engine = built[stand_in or name]
-        seated[name] = Upstream(name, engine, spec.model, spec.max_output, _longest(spec), spec.seller, stand_in)
+        keyless = (stand_in or name) in bare
+        seated[name] = Upstream(
+            name, engine, spec.model, spec.max_output, _longest(spec), spec.seller, stand_in, keyless
+        )
+    check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
+
+
+def check_keyless(config: Config, keyless: set[str]) -> None:
+    """Raises `ConfigError` when a route would ask an upstream that has no key, and bring none."""
+    for name, route in config.routes.items():
+        teacher = None if route.strategy == "student" or route.pass_key else route.teacher
+        student = None if route.strategy == "teacher" else route.student
+        for upstream in (teacher, student):
+            if upstream in keyless:
+                raise ConfigError(
+                    f"route {name!r} asks upstream {upstream!r} with a key of the gateway's own, and it has none; set "
+                    "api_key_env and the variable that it names, or let the route pass_key"
+                )
+
+
+def has_key(spec: UpstreamSpec, environ: Mapping[str, str]) -> bool:
+    """True when the environment holds the key of the gateway's own for this upstream."""
+    variable = getattr(spec, "api_key_env", None)
+    return variable is not None and bool(environ.get(variable, "").strip())
 
 
 def keys(config: Config, environ: Mapping[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from pricing.bill import Line
@@ -24,6 +25,10 @@ Outcome = Literal["ok", "failed", "abandoned", "recovered"]
 """How a request ended: answered; answered with an error; the client left; or settled after the process died."""
 
 
+PROVIDER_KEY = "x-gkt-provider-key"
+"""The header with a caller's own key for the teacher's provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What one request asks to be done otherwise than its route says (`gkt` in the body, `x-gkt-*` headers)."""
@@ -42,10 +47,21 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `overrides` names the overrides that the key may use; None: all of them."""
+    """Who asks, and what its key allows: names or patterns (`gpt-*`) of models, strategies, overrides; None: all.
+
+    `expires_at`: seconds since the epoch at which the key ends; None: it does not.
+    """
 
     id: str = "anonymous"
     overrides: frozenset[str] | None = None
+    models: tuple[str, ...] | None = None
+    strategies: tuple[StrategyName, ...] | None = None
+    tags: tuple[str, ...] = ()
+    expires_at: float | None = None
+
+    def may_ask(self, model: str) -> bool:
+        """True when the key allows this model name."""
+        return self.models is None or any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,8 @@ class Chat:
 
     `options` are the fields for whichever model writes the answer (tools, response_format, unknown extras);
     `teacher_options` go to the teacher only. `size` is the length of the request body in bytes, an upper bound of
-    its prompt tokens. `max_tokens` bounds the visible answer; None: no limit was given.
+    its prompt tokens. `max_tokens` bounds the visible answer; None: no limit was given. `provider_key` is the caller's
+    own key for the teacher's provider: for that upstream alone, and to be written down nowhere.
     """
 
     id: str
@@ -71,6 +88,7 @@ class Chat:
     overrides: Overrides = Overrides()
     metadata: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
+    provider_key: str | None = field(default=None, repr=False)
 
     @property
     def prefix(self) -> str:
@@ -86,7 +104,8 @@ class Plan:
     """Who speaks, and why. `teacher` and `student` name upstreams of the configuration.
 
     `teacher_model`: the model to ask the teacher's upstream for; None: its own. `propensity` is the probability
-    with which this plan was chosen among those that were possible; 1.0 where nothing was drawn.
+    with which this plan was chosen among those that were possible; 1.0 where nothing was drawn. `pass_key`: the
+    teacher is asked with the caller's own key, where it sent one.
     """
 
     route: str
@@ -103,6 +122,7 @@ class Plan:
     teacher_sampling: Sampling = field(default_factory=Sampling)
     student_sampling: Sampling = field(default_factory=Sampling)
     propensity: float = 1.0
+    pass_key: bool = False
 
 
 @dataclass(slots=True)

@@ -42,12 +42,12 @@ class Server(Strict):
     keys_env: str | None = Field(
         None,
         description="Name of the environment variable with the keys of callers, separated by commas; "
-        "without it the gateway listens on loopback only.",
+        "without it, and without keys in the ledger, the gateway listens on loopback only.",
     )
     admin_key_env: str | None = Field(
         None,
-        description="Name of the environment variable with the key for the accounts (`/gkt/v1`). Without it, and with "
-        "callers' keys, they cannot be read over HTTP.",
+        description="Name of the environment variable with the key for the accounts and the callers' keys (`/gkt/v1`). "
+        "Without it, keys cannot be made over HTTP, and with callers' keys, accounts cannot be read.",
     )
     max_body_bytes: int = Field(20_000_000, ge=1_000)
     max_in_flight: int = Field(1_000, ge=1, description="Requests under way at once; more are answered 503.")
@@ -89,6 +89,11 @@ class Route(Strict):
     )
     unguidable: dict[Need, Instead] = Field(default_factory=dict, description="Replaces single rules of the top level.")
     overrides: list[str] | None = Field(None, description="Which overrides a request may use; None: all.")
+    pass_key: bool = Field(
+        False,
+        description="Callers may send a key of their own in `x-gkt-provider-key`; the teacher's upstream is then asked "
+        "with it, and no other one. Without the header, the configured key is used; where there is none, 401.",
+    )
 
     @field_validator("overrides")
     @classmethod
@@ -188,6 +193,7 @@ class Config(Strict):
                     raise ValueError(
                         f"route {name!r}: {seat} {upstream!r} is not among the upstreams: {', '.join(self.upstreams)}"
                     )
+            self._check_passing(name, route)
             if route.strategy == "hint" and route.placement == "prefix":
                 raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
         for name, spec in self.upstreams.items():
@@ -198,6 +204,24 @@ class Config(Strict):
                         f"upstream {name!r}: stand_in {spec.stand_in!r} is not another upstream that stands for itself"
                     )
         return self
+
+    @property
+    def passing(self) -> frozenset[str]:
+        """The upstreams that routes ask with callers' own keys."""
+        return frozenset(route.teacher for route in self.routes.values() if route.pass_key and route.teacher)
+
+    def _check_passing(self, name: str, route: Route) -> None:
+        if not route.pass_key:
+            return
+        spec = self.upstreams.get(route.teacher or "")
+        if not isinstance(spec, OpenAISpec):
+            raise ValueError(f"route {name!r}: pass_key needs a teacher of kind openai_api, which takes a key")
+        if spec.stand_in is not None:
+            raise ValueError(
+                f"route {name!r}: pass_key needs a teacher without stand_in: no other upstream is given a caller's key"
+            )
+        if route.student == route.teacher:
+            raise ValueError(f"route {name!r}: pass_key needs a student that is not the teacher's upstream")
 
     @classmethod
     def load(cls, path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> Config:

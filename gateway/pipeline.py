@@ -13,9 +13,10 @@ import structlog
 from gateway import bookkeeper
 from gateway.auth import Authenticator
 from gateway.bookkeeper import Bookkeeper
-from gateway.chat import Caller, Chat, Exchange, StrategyName
+from gateway.chat import PROVIDER_KEY, Caller, Chat, Exchange, Plan, StrategyName
 from gateway.config import Config
-from gateway.errors import BadRequest, Busy, GatewayError, UpstreamFailed
+from gateway.errors import BadRequest, Busy, Forbidden, GatewayError, Unauthorized, UpstreamFailed
+from gateway.keys.ring import Keyring
 from gateway.ledger.entry import Entry, Ledger
 from gateway.planner import Planner
 from gateway.strategies.base import Strategy
@@ -48,6 +49,7 @@ class Gateway:
         book: PriceBook,
         ledger: Ledger,
         auth: Authenticator,
+        keys: Keyring,
     ) -> None:
         self.config = config
         self.planner = planner
@@ -55,6 +57,7 @@ class Gateway:
         self.book = book
         self.ledger = ledger
         self.auth = auth
+        self.keys = keys
         self.closing = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -79,7 +82,9 @@ class Gateway:
             raise Busy("The gateway is shutting down.")
         if self.in_flight >= self.config.server.max_in_flight:
             raise Busy(f"The gateway already answers {self.in_flight} requests; try again shortly.")
-        return Exchange(chat, caller, self.planner.plan(chat, caller), started=time.time())
+        plan = self.planner.plan(chat, caller)
+        self._check_keys(chat, plan)
+        return Exchange(chat, caller, plan, started=time.time())
 
     async def answer(self, exchange: Exchange) -> AsyncGenerator[Event, None]:
         """The visible answer: `Delta`s, then one `Finish` with the usage that the client should see.
@@ -110,7 +115,7 @@ class Gateway:
             exchange.outcome, exchange.visible = "ok", finish.usage
         except EngineError as error:
             exchange.outcome, exchange.error = "failed", type(error).__name__
-            raise _failed(error) from error
+            raise _failed(error, own_key=_own_key(exchange)) from error
         except GatewayError as error:
             exchange.outcome, exchange.error = "failed", error.code or type(error).__name__
             raise
@@ -137,11 +142,11 @@ class Gateway:
 
     def models(self, caller: Caller) -> Sequence[str]:
         """The model names that this caller can ask for, without those that `*` serves."""
-        return self.planner.models()
+        return [name for name in self.planner.models() if caller.may_ask(name)]
 
     def knows(self, model: str, caller: Caller) -> bool:
         """True when a request for `model` would be planned."""
-        return model in self.config.routes or "*" in self.config.routes
+        return caller.may_ask(model) and (model in self.config.routes or "*" in self.config.routes)
 
     async def idle(self) -> None:
         """Returns when no answer is under way and all are booked, after `SETTLE_SECONDS` at most."""
@@ -175,6 +180,19 @@ class Gateway:
             return state | {"ready": False, "error": type(error).__name__}
         return state | {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}
 
+    def _check_keys(self, chat: Chat, plan: Plan) -> None:
+        """Raises `Unauthorized` when a model would be asked that has no key, neither its own nor the caller's."""
+        brought = plan.pass_key and chat.provider_key is not None
+        teacher = None if plan.strategy == "student" or brought else plan.teacher
+        student = None if plan.strategy == "teacher" else plan.student
+        for name in (teacher, student):
+            if name is not None and self.upstreams[name].keyless:
+                raise Unauthorized(
+                    f"{name!r}, the model behind this route, is asked with your own key for it: send it as "
+                    f"`{PROVIDER_KEY}: KEY`.",
+                    code="provider_key_required",
+                )
+
     async def _settle(self, exchange: Exchange) -> None:
         """Write the entry. It is handed to the ledger in one step, so that no cancellation can lose it."""
         entry = self._books.entry(exchange)
@@ -204,8 +222,15 @@ def _log(entry: Entry) -> None:
     )
 
 
-def _failed(error: EngineError) -> GatewayError:
-    """What the caller is told of a model's failure."""
+def _own_key(exchange: Exchange) -> bool:
+    """Whether the model that failed last was asked with the caller's own key."""
+    failed = [call for call in exchange.calls if call.error is not None]
+    brought = exchange.plan.pass_key and exchange.chat.provider_key is not None
+    return brought and bool(failed) and failed[-1].seat == "teacher"
+
+
+def _failed(error: EngineError, *, own_key: bool = False) -> GatewayError:
+    """What the caller is told of a model's failure; `own_key`: the model was asked with the caller's."""
     where = f"{error.engine}: " if error.engine else ""
     message = f"{where}{error}"
     if isinstance(error, TimedOut):
@@ -214,6 +239,12 @@ def _failed(error: EngineError) -> GatewayError:
         return UpstreamFailed(message, status=503, code="upstream_overloaded", retry_after=error.retry_after)
     if isinstance(error, PromptTooLong):
         return BadRequest(message, code="context_length_exceeded", param="messages")
+    if isinstance(error, Refused) and error.status in (401, 403) and own_key:
+        # Not in the upstream's own words: they may show a part of the key.
+        refused = f"{where}the provider does not accept your own key, sent as {PROVIDER_KEY}"
+        if error.status == 401:
+            return Unauthorized(f"{refused}.", param=PROVIDER_KEY, code="invalid_provider_key")
+        return Forbidden(f"{refused}, for this.", param=PROVIDER_KEY)
     if isinstance(error, Refused) and error.status in (401, 403):
         # The upstream's own words may show a part of the operator's key, and its code would blame the caller's.
         return UpstreamFailed(f"{where}{error.status}: the gateway's own access was refused")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import get_args
 
-from gateway.chat import Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName
+from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName
 from gateway.config import GUIDED, Config, Instead, Route
 from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
 from students.engine import Ability
@@ -59,15 +59,13 @@ class Planner:
         routes = self._config.routes
         name = model if model in routes and model != ANY else ANY
         if name not in routes:
-            raise NotFound(
-                f"The model `{model}` does not exist or you do not have access to it.",
-                param="model",
-                code="model_not_found",
-            )
+            raise _unknown(model)
         return name, routes[name]
 
     def plan(self, chat: Chat, caller: Caller) -> Plan:
         """Who speaks for this chat, and why. Raises `NotFound`, `BadRequest`, `Unsupported` or `Forbidden`."""
+        if not caller.may_ask(chat.model):
+            raise _unknown(chat.model)
         name, route = self.route(chat.model)
         plan = self._plain[name]
         asked = chat.overrides.named()
@@ -85,6 +83,18 @@ class Planner:
                 )
             # It could not be reached at start, and its probe has failed since.
             plan = replace(plan, placement="context", why=f"{plan.why}; {plan.student} cannot continue a text: context")
+        if caller.strategies is not None and plan.strategy not in caller.strategies:
+            raise Forbidden(
+                f"Your key does not allow the strategy {plan.strategy!r} ({plan.why}); allowed are: "
+                f"{', '.join(caller.strategies)}.",
+                param="gkt.strategy",
+            )
+        if chat.provider_key is not None and not plan.pass_key:
+            raise BadRequest(
+                "A key of your own is passed on to the route's own teacher only, and only by routes that say so "
+                "(pass_key); leave the header out.",
+                param=PROVIDER_KEY,
+            )
         return plan
 
     def _base(self, name: str, route: Route, strategy: StrategyName, why: str | None = None) -> Plan:
@@ -104,6 +114,7 @@ class Planner:
             on_student_failure=route.on_student_failure,
             teacher_sampling=route.teacher_sampling.sampling(),
             student_sampling=route.student_sampling.sampling(),
+            pass_key=route.pass_key,
         )
 
     def _overridden(
@@ -127,7 +138,7 @@ class Planner:
             if upstream is not None:
                 _one_of(seat, upstream, tuple(self._config.upstreams))
                 plan = (
-                    replace(plan, teacher=upstream, teacher_model=None)
+                    replace(plan, teacher=upstream, teacher_model=None, pass_key=self._passes(route, upstream))
                     if seat == "teacher"
                     else replace(plan, student=upstream)
                 )
@@ -180,6 +191,11 @@ class Planner:
                     param=_PARAM[need],
                 )
 
+    @staticmethod
+    def _passes(route: Route, teacher: str) -> bool:
+        """A caller's key is for the upstream that the route names, never for another that a request names."""
+        return route.pass_key and teacher == route.teacher
+
     def _continues(self, plan: Plan) -> bool:
         return plan.student is not None and Ability.CONTINUE in self._abilities(plan.student)
 
@@ -204,6 +220,13 @@ _PARAM: Mapping[Need, str] = {
     "predicted_output": "prediction",
     "web_search": "web_search_options",
 }
+
+
+def _unknown(model: str) -> NotFound:
+    """The same words for a model that is not there and for one that the key does not allow, as OpenAI has it."""
+    return NotFound(
+        f"The model `{model}` does not exist or you do not have access to it.", param="model", code="model_not_found"
+    )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

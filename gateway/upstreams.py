@@ -46,6 +46,7 @@ class Upstream:
 
     `model` is the name that prices and receipts know. `max_output` bounds the tokens of an answer whose caller set no
     limit, `max_seconds` the time of any answer. `seller` is the price book's provider; None: the name decides.
+    `keyless`: it has no key of its own, and is asked with a caller's (`Plan.pass_key`) or not at all.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Upstream:
     max_seconds: float
     seller: str | None = None
     stand_in: str | None = None
+    keyless: bool = False
 
 
 class Desk:
@@ -87,6 +89,8 @@ class Desk:
         await self._intend(call)
         if upstream.stand_in is not None and prompt.model is not None:
             prompt = replace(prompt, model=None)  # the stand-in is asked for itself, and known as what it stands for
+        if self._passes(seat, upstream):
+            prompt = replace(prompt, key=self._exchange.chat.provider_key)  # the call on record has none
         began = time.perf_counter()
         ended = False
         try:
@@ -119,6 +123,11 @@ class Desk:
                 await self._ledger.intend(call)
         except TimeoutError:
             raise Busy("The ledger does not answer; no call is made that is not on record.") from None
+
+    def _passes(self, seat: Seat, upstream: Upstream) -> bool:
+        """Whether the caller's own key goes here: to the teacher itself, never to a student or a stand-in."""
+        chat, plan = self._exchange.chat, self._exchange.plan
+        return chat.provider_key is not None and plan.pass_key and seat == "teacher" and upstream.stand_in is None
 
     def _name(self, seat: Seat) -> str | None:
         return self._exchange.plan.teacher if seat == "teacher" else self._exchange.plan.student

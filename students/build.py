@@ -19,16 +19,17 @@ class MissingKey(ValueError):
         self.variable = variable
 
 
-def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.environ) -> Engine:
+def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.environ, keyless: bool = False) -> Engine:
     """The engine that `spec` describes; does no I/O. The caller closes it (`Engine.aclose`).
 
-    Raises `MissingKey`. A `stand_in` is not looked at: who takes an empty seat is the caller's decision.
+    Raises `MissingKey`, unless it may be `keyless`: then whoever asks it brings a key (`Prompt.key`). A `stand_in` is
+    not looked at: who takes an empty seat is the caller's decision.
     """
     match spec:
         case OpenAISpec():
             from students.openai_api import OpenAIApi
 
-            return OpenAIApi(name, spec, key=_key(name, spec, environ))
+            return OpenAIApi(name, spec, key=_key(name, spec, environ, keyless=keyless))
         case LlamaCppSpec():
             from students.llamacpp import LlamaCpp
 
@@ -45,10 +46,10 @@ def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.envi
             assert_never(spec)
 
 
-def _key(name: str, spec: OpenAISpec, environ: Mapping[str, str]) -> str | None:
+def _key(name: str, spec: OpenAISpec, environ: Mapping[str, str], *, keyless: bool) -> str | None:
     if spec.api_key_env is None:
         return None
     key = environ.get(spec.api_key_env, "").strip()
-    if not key:
+    if not key and not keyless:
         raise MissingKey(name, spec.api_key_env)
-    return key
+    return key or None

@@ -57,6 +57,8 @@ class Prompt:
     `options`: further fields of the chat completions API, sent as they are (tools, response_format, unknown extras).
     `model`: asks the upstream for this model instead of the engine's own; None: the engine's own.
     `stream`: False lets an engine yield its whole text as one `Delta`; it never has to.
+    `key`: somebody else's key for the upstream, used instead of the engine's own; None: the engine's own. It is in no
+    message and no log; an engine that sends no key ignores it.
     """
 
     messages: Sequence[Message]
@@ -67,6 +69,7 @@ class Prompt:
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     stream: bool = True
+    key: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)

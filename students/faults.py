@@ -95,14 +95,14 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def present(error: EngineError, *, engine: str, key: str | None, texts: Iterable[str]) -> EngineError:
+def present(error: EngineError, *, engine: str, keys: Iterable[str | None], texts: Iterable[str]) -> EngineError:
     """The same error, named after its engine, with a message fit to be shown and logged.
 
-    At most `SHOWN` characters, without the key, and withheld when it quotes the prompt: a text of the prompt that is
-    at least 8 characters long, or any 30 characters in a row of one.
+    At most `SHOWN` characters, without any of the keys, and withheld when it quotes the prompt: a text of the prompt
+    that is at least 8 characters long, or any 30 characters in a row of one.
     """
     message = str(error)
-    if key:
+    for key in filter(None, keys):
         message = message.replace(key, "[key]")
         error.code = error.code and error.code.replace(key, "[key]")
     if len(message) > SHOWN:

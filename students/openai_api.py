@@ -53,7 +53,7 @@ ERROR_BYTES = 65_536
 
 
 class OpenAIApi:
-    """An `Engine` over HTTP. `key` is sent as a bearer token; None: no Authorization header.
+    """An `Engine` over HTTP. `key` is sent as a bearer token; None: no Authorization header. `Prompt.key` replaces it.
 
     `Prompt.prefix` without `Ability.CONTINUE` and `Prompt.n` without `Ability.SAMPLES` are a `ValueError`: the plan was
     wrong.
@@ -67,6 +67,8 @@ class OpenAIApi:
         self.abilities = _claimed(spec)
         self._spec = spec
         self._key = key
+        # Whoever asks brings a key; without one there is nothing to be proven but that somebody answers.
+        self._keyless = key is None and spec.api_key_env is not None
         root = spec.base_url.rstrip("/")
         self._models = URL(root + "/models")
         self._chat = URL(root + "/chat/completions")
@@ -135,8 +137,8 @@ class OpenAIApi:
     async def ready(self) -> Ability:
         """Reach the server, and prove by one small call that it continues a text, where that is claimed.
 
-        Raises `Refused` when the key is not accepted, `Unavailable` or `TimedOut` when nobody answers. A server without
-        `/models` passes. An unproven claim takes `Ability.CONTINUE` away; what was found is kept.
+        Raises `Refused` when its own key is not accepted, `Unavailable` or `TimedOut` when nobody answers. A server
+        without `/models` passes. An unproven claim takes `Ability.CONTINUE` away; what was found is kept.
         """
         await self._reach()
         async with self._proving:
@@ -165,8 +167,7 @@ class OpenAIApi:
             raise Unavailable("the engine is closed")
         if self._http is None:
             headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
-            if self._key is not None:
-                headers["Authorization"] = f"Bearer {self._key}"
+            headers |= _authorization(self._key) or {}
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, socket_factory=self._socket),  # `max_concurrent` is the limit
                 headers=headers | self._spec.extra_headers,
@@ -216,11 +217,12 @@ class OpenAIApi:
         try:
             async with asyncio.timeout(seconds):
                 if prompt.prefix and self._spec.prefill == "raw_completion":
-                    rendered = await self._render(prompt.messages)
+                    rendered = await self._render(prompt.messages, prompt.key)
                     url, body = self._completions, self._bodies.completion(prompt, rendered)
                 else:
                     url, body = self._chat, self._bodies.chat(prompt)
-                response = await self._session().post(url, data=body, allow_redirects=False)
+                headers = _authorization(prompt.key)
+                response = await self._session().post(url, data=body, headers=headers, allow_redirects=False)
                 self._reading.add(response.content)
                 if response.status != 200:
                     raise await _failed(response)
@@ -252,12 +254,13 @@ class OpenAIApi:
                 raise _unavailable(error) from None
             raise
 
-    async def _render(self, messages: Sequence[Message]) -> str:
+    async def _render(self, messages: Sequence[Message], key: str | None) -> str:
         """The prompt as the model reads it, up to where its answer begins."""
         if self._template is not None:
             return self._template.render(messages)
         body = encode({"messages": messages, "add_generation_prompt": True})
-        async with self._session().post(self._apply_template, data=body, allow_redirects=False) as response:
+        post = self._session().post(self._apply_template, data=body, headers=_authorization(key), allow_redirects=False)
+        async with post as response:
             if response.status != 200:
                 raise await _failed(response)
             try:
@@ -271,23 +274,27 @@ class OpenAIApi:
     async def _reach(self) -> None:
         try:
             async with asyncio.timeout(READY_SECONDS), self._session().get(self._models) as response:
-                if response.status in (401, 403):
+                if response.status in (401, 403) and not self._keyless:
                     source = self._spec.api_key_env
                     hint = f"the key in {source} is not accepted" if source else "a key is needed: set api_key_env"
                     raise Refused(f"{response.status}: {hint}", engine=self.name, status=response.status)
                 if response.status >= 500:
                     raise await _failed(response)
         except EngineError as error:
-            raise present(error, engine=self.name, key=self._key, texts=()) from None
+            raise present(error, engine=self.name, keys=(self._key,), texts=()) from None
         except aiohttp.ConnectionTimeoutError:
             raise TimedOut("no connection in time", engine=self.name, deadline="connect") from None
         except TimeoutError:
             raise TimedOut("/models was not answered in time", engine=self.name, deadline="total") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise present(_unavailable(error), engine=self.name, key=self._key, texts=()) from None
+            raise present(_unavailable(error), engine=self.name, keys=(self._key,), texts=()) from None
 
     def _present(self, error: EngineError, prompt: Prompt) -> EngineError:
-        return present(error, engine=self.name, key=self._key, texts=_texts(prompt))
+        return present(error, engine=self.name, keys=(self._key, prompt.key), texts=_texts(prompt))
+
+
+def _authorization(key: str | None) -> dict[str, str] | None:
+    return None if key is None else {"Authorization": f"Bearer {key}"}
 
 
 class _Stale(Exception):

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.api import admin, routes
+from gateway.api import admin, keys, routes
 from gateway.api.completions import UNEXPECTED, Completions
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
@@ -85,6 +85,7 @@ def create_app(config: Config, *, opener: Opener = open_gateway) -> App:
     )
     app.include_router(routes.router)
     app.include_router(admin.router)
+    app.include_router(keys.router)
     app.add_exception_handler(GatewayError, _gateway_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)

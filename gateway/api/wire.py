@@ -14,13 +14,14 @@ import orjson
 from gateway.api import checks
 from gateway.api.checks import Check, invalid, missing, wrong_type
 from gateway.api.params import PARAMETERS
-from gateway.chat import Chat, Need, Overrides, Placement, StrategyName
+from gateway.chat import PROVIDER_KEY, Chat, Need, Overrides, Placement, StrategyName
 from gateway.errors import BadRequest, Unsupported
 from students.engine import Message, Sampling
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 HEADER_PREFIX = b"x-gkt-"
+_PROVIDER_KEY = PROVIDER_KEY.encode()
 OVERRIDES: dict[str, Check] = {
     "strategy": checks.one_of(*get_args(StrategyName)),
     "guidance_tokens": checks.integer(1, 4096),
@@ -80,6 +81,7 @@ def parse(body: bytes, headers: RawHeaders = (), *, id: str | None = None) -> Ch
         raise missing("model")
     stream_options = given.get("stream_options") or {}
     sampling = {name: value for name, value in given.items() if name in _SAMPLING}
+    overrides, provider_key = _overrides(given.get("gkt"), headers)
     return Chat(
         id=id or new_id(),
         model=given["model"],
@@ -92,9 +94,10 @@ def parse(body: bytes, headers: RawHeaders = (), *, id: str | None = None) -> Ch
         needs=frozenset(needs),
         options=options,
         teacher_options=teacher_options,
-        overrides=_overrides(given.get("gkt"), headers),
+        overrides=overrides,
         metadata=given.get("metadata") or {},
         size=len(body),
+        provider_key=provider_key,
     )
 
 
@@ -244,13 +247,20 @@ def _plain_text(content: Any) -> str | None:
     return "".join(part["text"] for part in parts)
 
 
-def _overrides(body: Any, headers: RawHeaders) -> Overrides:
+def _overrides(body: Any, headers: RawHeaders) -> tuple[Overrides, str | None]:
+    """What the body and the headers ask to be done otherwise, and the caller's own key for the provider."""
     found: dict[str, Any] = {}
+    provider_key: str | None = None
     for header, raw in headers:
         if header.startswith(HEADER_PREFIX):
             label = header.decode("latin-1")
             name = label[len(HEADER_PREFIX) :].replace("-", "_")
             value: Any = raw.decode("latin-1").strip()
+            if header == _PROVIDER_KEY:
+                if provider_key is not None:
+                    raise invalid(label, "the header is given more than once.")
+                provider_key = _checked_key(label, value)
+                continue
             if name not in OVERRIDES:
                 allowed = ", ".join("x-gkt-" + known.replace("_", "-") for known in OVERRIDES)
                 raise BadRequest(f"Unknown header '{label}'. Allowed are: {allowed}.", param=label)
@@ -267,7 +277,15 @@ def _overrides(body: Any, headers: RawHeaders) -> Overrides:
                 )
             if value is not None:
                 found[name] = OVERRIDES[name](f"gkt.{name}", value)
-    return Overrides(**found) if found else _NO_OVERRIDES
+    return Overrides(**found) if found else _NO_OVERRIDES, provider_key
+
+
+def _checked_key(label: str, key: str) -> str:
+    """A key that can be sent on as it is; what is wrong with one is said without it."""
+    # A short one would be struck out of every message that happens to hold it.
+    if not 8 <= len(key) <= 4096 or not key.isascii() or not key.isprintable() or " " in key:
+        raise invalid(label, "expected a provider's API key: 8 to 4096 visible ASCII characters.")
+    return key
 
 
 _NO_OVERRIDES = Overrides()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -107,4 +108,8 @@ async def _start(stack: AsyncExitStack, config: Path | None) -> tuple[str, str]:
     telemetry.configure(level=logging.WARNING)
     settings = changed(Config.load(config), host="127.0.0.1", port=0)
     host = await stack.enter_async_context(hosted(settings, bound("127.0.0.1", 0)))
-    return host.url, next(iter(keys(settings, os.environ)), "none")
+    key = next(iter(keys(settings, os.environ)), None)
+    if key is None:  # of keys that were made later, nobody knows the secrets
+        key = secrets.token_urlsafe(32)
+        host.gateway.auth.admit(key)
+    return host.url, key

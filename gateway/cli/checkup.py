@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from gateway.bootstrap import keys
+from gateway.bootstrap import check_keyless, has_key, keys
 from gateway.cli import prices
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.keys.store import usable_at
 from gateway.ledger.reading import check_writable
 from gateway.planner import ANY, Planner
 from gateway.strategies.prompts import Prompts
@@ -40,7 +43,8 @@ class Finding:
 
 async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """Look at everything: builds, reaches and probes every upstream (small real calls), and closes them again."""
-    seats = {name: Seat(name, spec, environ) for name, spec in config.upstreams.items()}
+    passing = config.passing
+    seats = {name: Seat(name, spec, environ, passing=name in passing) for name, spec in config.upstreams.items()}
     try:
         await asyncio.gather(*(seat.try_out() for seat in seats.values()))
     finally:
@@ -58,16 +62,17 @@ async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> li
 class Seat:
     """One upstream of the configuration: built, reached and probed as far as that goes."""
 
-    def __init__(self, name: str, spec: UpstreamSpec, environ: Mapping[str, str]) -> None:
+    def __init__(self, name: str, spec: UpstreamSpec, environ: Mapping[str, str], *, passing: bool = False) -> None:
         self.name = name
         self.spec = spec
+        self.keyless = passing and not has_key(spec, environ)
         self.engine: Engine | None = None
         self.fault: Finding | None = None
         self.missing: MissingKey | None = None
         self.proven = Ability.NONE
         self.seconds = 0.0
         try:
-            self.engine = build(name, spec, environ=environ)
+            self.engine = build(name, spec, environ=environ, keyless=passing)
         except MissingKey as error:
             self.missing = error
         except Exception as error:  # noqa: BLE001 - whatever keeps one engine from being built must not hide the others
@@ -120,7 +125,8 @@ class Seat:
                 yield Finding("note", self.about, says, f"export {variable}=... to ask the real one")
         else:
             able = ", ".join(sorted(ability.name.lower() for ability in self.proven if ability.name)) or "nothing more"
-            yield Finding("ok", self.about, f"{self.spec.model} answers ({self.seconds:.1f} s); can do: {able}")
+            whose = "; has no key, callers bring their own" if self.keyless else ""
+            yield Finding("ok", self.about, f"{self.spec.model} answers ({self.seconds:.1f} s); can do: {able}{whose}")
 
     def _mend(self, error: Exception) -> str:
         spec = self.spec
@@ -140,12 +146,14 @@ def _server(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
     server = config.server
     try:
-        found = keys(config, environ)
+        found = len(keys(config, environ))
+        with suppress(ConfigError):  # told under `ledger`
+            found += usable_at(config.ledger.url, time.time())
         check_exposure(config)
     except ConfigError as error:
         yield Finding("fail", "server", str(error))
     else:
-        asks = f"{len(found)} keys of callers" if found else "no key is asked for, loopback only"
+        asks = f"{found} keys of callers" if found else "no key is asked for, loopback only"
         yield Finding("ok", "server", f"listens on {server.host}; {asks}")
     try:
         sock: socket.socket = bound(server.host, server.port)
@@ -172,6 +180,7 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
             continue
         alone = config.model_copy(update={"routes": {name: route}})
         try:
+            check_keyless(alone, {seat.name for seat in seats.values() if seat.keyless})
             Planner(alone, lambda upstream: seats[upstream].sitting(seats).proven, names).check()
         except ConfigError as error:
             yield Finding("fail", f"route {name}", str(error))

@@ -22,7 +22,10 @@ def markdown() -> str:
     top = _context(group, "gkt")
     parts = [INTRODUCTION, _fenced(group.get_help(top))]
     for name, command in getattr(group, "commands", {}).items():
-        parts += [f"## gkt {name}\n", _fenced(command.get_help(_context(command, name, top)))]
+        context = _context(command, name, top)
+        parts += [f"## gkt {name}\n", _fenced(command.get_help(context))]
+        for word, each in getattr(command, "commands", {}).items():
+            parts += [f"### gkt {name} {word}\n", _fenced(each.get_help(_context(each, word, context)))]
     return "\n".join(parts)
 
 

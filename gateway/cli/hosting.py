@@ -6,9 +6,11 @@ import asyncio
 import gc
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
+import structlog
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -16,10 +18,14 @@ from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.keys.store import usable_at
 from gateway.pipeline import Gateway
 
 SETTLING = 5.0
 """Seconds that answers get to be booked after they were cut off at the end of the drain."""
+
+
+log = structlog.get_logger(__name__)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -36,13 +42,18 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(config: Config) -> None:
-    """Raises `ConfigError` when everybody who can reach the machine could spend the operator's money."""
-    if config.server.keys_env is None and not is_loopback(config.server.host):
-        raise ConfigError(
-            f"the gateway asks for no key, so it listens on loopback only, not on {config.server.host}; name the "
-            "environment variable that holds your callers' keys: `server: {keys_env: GKT_KEYS}` in the configuration, "
-            "and `export GKT_KEYS=key1,key2`"
-        )
+    """Raises `ConfigError` when everybody who can reach the machine could spend the operator's money.
+
+    A key of the environment or one that can be used in the ledger's database will do.
+    """
+    server = config.server
+    if is_loopback(server.host) or server.keys_env is not None or usable_at(config.ledger.url, time.time()):
+        return
+    raise ConfigError(
+        f"the gateway asks for no key, so it listens on loopback only, not on {server.host}; make a key with "
+        "`gkt keys create NAME`, or name the environment variable that holds your callers' keys: "
+        "`server: {keys_env: GKT_KEYS}` in the configuration, and `export GKT_KEYS=key1,key2`"
+    )
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -94,6 +105,11 @@ async def hosted(config: Config, sock: socket.socket) -> AsyncGenerator[Host, No
     """
     with sock:
         async with open_gateway(config) as gateway:
+            address = sock.getsockname()[0]
+            if gateway.auth.open:
+                if not is_loopback(address):  # the keys that `check_exposure` has seen are gone
+                    raise ConfigError(f"the gateway asks for no key any more, and does not listen on {address}")
+                log.info("no key is asked for; listening on loopback only", host=address)
             # The gateway is opened here and not by the application, whose server would swallow a ConfigError.
             app = create_app(config, opener=lambda _: nullcontext(gateway))
             server = _Server(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import ask, demo, doctor, effective, prices, savings, serve
+from gateway.cli import ask, demo, doctor, effective, keys, prices, savings, serve
 from gateway.cli.group import Commands
 
 app = typer.Typer(
@@ -45,4 +45,5 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("savings")(savings.savings)
 app.command("prices")(prices.prices)
+app.add_typer(keys.app, name="keys")
 app.command("config")(effective.show)

@@ -37,6 +37,19 @@ def read_savings(url: str, query: Query) -> list[SavingsRow]:
     return savings.fold(rows, query)
 
 
+@contextmanager
+def peek(url: str) -> Iterator[Connection | None]:
+    """A transaction in which nothing is written; None where there is no ledger of this version that can be looked at.
+
+    Raises `ConfigError` when the database cannot be used.
+    """
+    if in_memory(url) or not exists(url):
+        yield None
+        return
+    with _looking(_parsed(url)) as connection:
+        yield connection if migrate.current(connection) == migrate.HEAD else None
+
+
 def check_writable(url: str) -> str:
     """Says in words what a gateway would find at `url`. Raises `ConfigError` when it could not keep accounts there."""
     where = _parsed(url)
@@ -52,6 +65,12 @@ def check_writable(url: str) -> str:
     if step is None:
         return f"{_shown(where)} is there, and has no ledger in it yet"
     return f"{_shown(where)} is there, version {step}" + ("" if step == migrate.HEAD else f"; {migrate.HEAD} is next")
+
+
+def exists(url: str) -> bool:
+    """False when the ledger is a file that has not been made yet."""
+    where = _parsed(url)
+    return where.get_backend_name() != "sqlite" or _file(where).is_file()
 
 
 def in_memory(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""The tables of the ledger: every call, every request, and the processes that wrote them.
+"""The tables of the ledger: every call, every request, the processes that wrote them, and the keys of callers.
 
 Amounts are whole nano-dollars; NULL means unknown, never 0. Times are seconds since the epoch. Nothing here is
 particular to one database: `day` is the ISO date (UTC) as text, JSON is text, and partial indexes exist in both
@@ -116,3 +116,32 @@ entries = Table(
     Column("text", Text),  # JSON, only where storing text was switched on
 )
 """One row a request. No prompt or answer text, unless it was asked for."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),  # the `caller` of entries and calls
+    Column("name", Text, nullable=False),
+    Column("owner", Text),
+    # JSON lists; NULL: no limit.
+    Column("tags", Text, nullable=False),
+    Column("models", Text),
+    Column("strategies", Text),
+    Column("overrides", Text),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("version", Integer, nullable=False),  # grows with every change: their sum tells whether there was one
+)
+"""One row a key that was made while the gateway ran; never deleted."""
+
+key_secrets = Table(
+    "key_secrets",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 in hexadecimal digits; the secret itself is nowhere
+    Column("key_id", ForeignKey("keys.id"), nullable=False, index=True),
+    Column("hint", Text, nullable=False),  # its first characters
+    Column("created_at", Double, nullable=False),
+    Column("valid_until", Double),  # NULL: as long as its key
+)
+"""The secrets of keys: one each, and those that it had before it was rotated."""

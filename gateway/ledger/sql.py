@@ -73,6 +73,11 @@ class SqlLedger:
         return cls(store, run, writer, clock, text=text)
 
     @property
+    def store(self) -> Store:
+        """The open database, for others who keep something in it; closed with the ledger."""
+        return self._store
+
+    @property
     def waiting(self) -> int:
         """How many intents and entries are not yet committed."""
         return self._writer.waiting

@@ -197,6 +197,10 @@ class Store:
             rows = connection.execute(savings.statement(query)).mappings().all()
         return savings.fold(rows, query)
 
+    def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction for those who keep tables of their own in this database (`gateway.keys`)."""
+        return self._begin(write=write)
+
     @contextmanager
     def _begin(self, *, write: bool = False) -> Iterator[Connection]:
         with self._gate, (self._writes if write else self._engine).begin() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,7 +12,8 @@ from gateway import pipeline
 from gateway.bootstrap import keys, open_gateway, seats
 from gateway.chat import Caller
 from gateway.config import Config
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, Unauthorized
+from gateway.keys.key import Grant
 from gateway.ledger.sql import SqlLedger
 from students.engine import Ability
 from students.errors import Unavailable
@@ -225,3 +226,68 @@ class TestLife:
         async with house(student=Scripted("student"), ledger=ledger) as home:
             entry = await home.entry()
             assert (entry["outcome"], entry["request_id"]) == ("ok", told["request_id"])
+
+
+class TestCallersOwnKeys:
+    """Routes that pass them on need no key of the gateway's; all others do."""
+
+    OWN: ClassVar = {"own": {"strategy": "teacher", "teacher": "teacher", "pass_key": True}}
+
+    def test_the_teacher_may_be_without_a_key(self) -> None:
+        config = parse(upstreams={"teacher": paid(), "student": SPOKEN}, routes={**self.OWN, **SOLO})
+        bare, held = seats(config, {}, {}), seats(config, {"TEACHER_KEY": SECRET}, {})
+        assert (bare["teacher"].keyless, held["teacher"].keyless) == (True, False)
+        assert not bare["student"].keyless
+
+    def test_without_a_variable_there_is_no_key_either(self) -> None:
+        config = parse(upstreams={"teacher": paid(api_key_env=None), "student": SPOKEN}, routes=self.OWN)
+        assert seats(config, {}, {})["teacher"].keyless
+
+    @pytest.mark.parametrize(
+        "route",
+        [
+            {"strategy": "teacher", "teacher": "teacher"},
+            {"strategy": "cut-off", "teacher": "teacher", "student": "student", "placement": "context"},
+            {"strategy": "student", "student": "teacher"},
+            {"strategy": "teacher", "teacher": "held"},
+        ],
+    )
+    def test_a_route_that_needs_the_gateways_own_is_named(self, route: dict[str, Any]) -> None:
+        upstreams = {
+            "teacher": paid(),
+            "held": paid(api_key_env="OTHER_KEY", stand_in="teacher"),
+            "student": SPOKEN,
+        }
+        config = parse(upstreams=upstreams, routes={**self.OWN, "ours": route})
+        with pytest.raises(ConfigError, match=r"route 'ours' asks upstream .* with a key of the gateway's own"):
+            seats(config, {}, {})
+        seats(config, {"TEACHER_KEY": SECRET}, {})
+
+    def test_a_baseline_asks_nobody(self) -> None:
+        named = {"strategy": "student", "teacher": "teacher", "student": "student"}
+        config = parse(upstreams={"teacher": paid(), "student": SPOKEN}, routes={**self.OWN, "free": named})
+        assert seats(config, {}, {})["teacher"].keyless
+
+
+class TestStoredKeys:
+    async def test_they_open_the_gateway_and_close_it_to_others(self) -> None:
+        config = parse(upstreams={"student": SPOKEN}, routes=SOLO)
+        async with open_gateway(config, environ={}) as gateway:
+            assert gateway.auth.caller(None).id == "anonymous"
+            key, secret = await gateway.keys.create(Grant(name="k", models=("gk?",)))
+            assert gateway.auth.caller(f"Bearer {secret}").id == key.id
+            with pytest.raises(Unauthorized):
+                gateway.auth.caller(None)
+            assert gateway.models(gateway.auth.caller(f"Bearer {secret}")) == ["gkt"]
+
+    async def test_a_key_lists_what_it_may_ask_for(self) -> None:
+        routes = {**SOLO, "other": SOLO["gkt"], "*": SOLO["gkt"]}
+        async with open_gateway(parse(upstreams={"student": SPOKEN}, routes=routes), environ={}) as gateway:
+            narrow = Caller(models=("oth*", "x-*"))
+            assert gateway.models(narrow) == ["other"]
+            assert [gateway.knows(name, narrow) for name in ("gkt", "other", "x-1", "y-1")] == [
+                False,
+                True,
+                True,
+                False,
+            ]

@@ -35,6 +35,17 @@ def test_a_file_is_found_by_name_then_environment_then_folder(monkeypatch: pytes
     assert Config.load(tmp_path / "other.yaml", environ={}).server.port == 2
 
 
+def passing(teacher: dict[str, Any] | None = None, **route: Any) -> dict[str, Any]:
+    """A configuration whose only route passes callers' keys on; without a teacher, the default upstreams."""
+    upstreams = {} if teacher is None else {"upstreams": {"teacher": teacher, "student": {"kind": "scripted"}}}
+    return {"routes": {"r": {"teacher": "teacher", "student": "student", "pass_key": True, **route}}, **upstreams}
+
+
+def test_which_upstreams_are_given_callers_keys() -> None:
+    assert Config().passing == frozenset()
+    assert Config.parse(passing({"kind": "openai_api", "model": "m"})).passing == {"teacher"}
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -59,6 +70,9 @@ def test_a_file_is_found_by_name_then_environment_then_folder(monkeypatch: pytes
         ({"prices": {"m": {"input": -1, "output": 1}}}, "zero or more"),
         ({"upstreams": {"t": {"kind": "openai_api", "model": "m", "stand_in": "t"}}, "routes": {}}, "stand_in"),
         ({"server": {"port": 70000}}, "server.port"),
+        (passing(), "pass_key needs a teacher without stand_in"),
+        (passing({"kind": "scripted"}), "pass_key needs a teacher of kind openai_api"),
+        (passing({"kind": "openai_api", "model": "m"}, student="teacher"), "a student that is not the teacher"),
         ([1], "must be a mapping"),
     ],
 )

@@ -198,3 +198,76 @@ def test_an_override_to_a_student_that_cannot_continue_is_refused() -> None:
 def test_an_unknown_guidance_prompt_is_an_error_at_start() -> None:
     with pytest.raises(ConfigError, match="guidance_prompt 'rude'"):
         planner(routes(guidance_prompt="rude"))
+
+
+class TestWhatAKeyAllows:
+    def test_a_model_that_it_does_not_allow_is_as_one_that_is_not_there(self) -> None:
+        narrow = Caller(models=("gpt-6-*", "gkt"))
+        assert plan("gkt", caller=narrow).route == "gkt"
+        assert plan("gpt-6-sol", caller=narrow).teacher_model == "gpt-6-sol"
+        told = []
+        for model, by, caller in (
+            ("gkt-hint", planner(), narrow),
+            ("GKT", planner(), narrow),
+            ("gkt-hint", planner(routes()), ANYONE),
+        ):
+            with pytest.raises(NotFound) as caught:
+                plan(model, by=by, caller=caller)
+            assert (caught.value.http_status, caught.value.code, caught.value.param) == (
+                404,
+                "model_not_found",
+                "model",
+            )
+            told.append(str(caught.value).replace(model, "M"))
+        assert len(set(told)) == 1, "nobody learns which it is"
+
+    def test_a_strategy_that_it_does_not_allow(self) -> None:
+        cheap = Caller(strategies=("cut-off", "student"))
+        assert plan("gkt", caller=cheap).strategy == "cut-off"
+        assert plan("student", caller=cheap).strategy == "student"
+        with pytest.raises(Forbidden, match=r"'teacher'.*allowed are: cut-off, student") as caught:
+            plan("teacher", caller=cheap)
+        assert (caught.value.http_status, caught.value.param) == (403, "gkt.strategy")
+        with pytest.raises(Forbidden, match="'hint'"):
+            plan("gkt", caller=cheap, strategy="hint")
+
+    def test_nor_by_the_rules_for_what_cannot_be_guided(self) -> None:
+        """The rule would let the teacher answer alone, which this key may not pay for."""
+        with pytest.raises(Forbidden, match=r"'teacher'.*tools cannot be guided"):
+            plan("gkt", "tools", caller=Caller(strategies=("cut-off",)))
+
+
+class TestACallersOwnKey:
+    CONFIG = Config.parse(
+        {
+            "upstreams": {
+                "teacher": {"kind": "openai_api", "model": "t", "api_key_env": "T"},
+                "other": {"kind": "openai_api", "model": "o", "api_key_env": "T"},
+                "student": {"kind": "scripted"},
+            },
+            "routes": {
+                "own": {"teacher": "teacher", "student": "student", "pass_key": True},
+                "ours": {"teacher": "teacher", "student": "student"},
+            },
+        }
+    )
+
+    def plan(self, model: str, **asked: Any) -> Plan:
+        wanted = chat(model, overrides=Overrides(**asked), provider_key="sk-of-the-caller")
+        return planner(self.CONFIG).plan(wanted, ANYONE)
+
+    def test_is_passed_where_the_route_says_so(self) -> None:
+        assert self.plan("own").pass_key
+        assert self.plan("own", teacher="teacher").pass_key
+        assert self.plan("own", strategy="teacher").pass_key
+        assert not plan("ours", by=planner(self.CONFIG)).pass_key
+
+    @pytest.mark.parametrize(("model", "asked"), [("ours", {}), ("own", {"teacher": "other"})])
+    def test_is_refused_where_it_would_not_be_used(self, model: str, asked: dict[str, str]) -> None:
+        with pytest.raises(BadRequest, match="leave the header out") as caught:
+            self.plan(model, **asked)
+        assert caught.value.param == "x-gkt-provider-key"
+        assert "sk-of" not in str(caught.value)
+
+    def test_is_in_no_representation_of_the_chat(self) -> None:
+        assert "sk-of" not in repr(chat("own", provider_key="sk-of-the-caller"))

@@ -57,3 +57,10 @@ def test_only_what_is_named_is_imported() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
+
+
+def test_an_engine_may_be_without_a_key_where_its_callers_bring_one() -> None:
+    spec = OpenAISpec(model="m", api_key_env="ABSENT_KEY")
+    with pytest.raises(MissingKey):
+        build("t", spec, environ={})
+    assert build("t", spec, environ={}, keyless=True).name == "t"

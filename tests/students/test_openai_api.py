@@ -653,3 +653,45 @@ class TestReady:
         assert engine("http://x/v1", **spec).abilities == Ability.NONE
         assert engine("http://x/v1", **spec, images=True).abilities == Ability.IMAGES
         assert engine("http://x/v1", **spec, prefill="implicit").abilities == Ability.CONTINUE
+
+
+OWN = "sk-own-fedcba9876543210"
+
+
+class TestSomebodyElsesKey:
+    async def test_it_is_sent_instead_of_the_engines_own(self, openai: Fake) -> None:
+        setattr(openai, "KEY", OWN)  # noqa: B010 - a member of one fake
+        api = engine(openai, key=KEY, **TEACHER)
+        assert (await told(api, Prompt(ASK, max_tokens=3, key=OWN)))[0] == "The sky is"
+        assert [headers["Authorization"] for headers in openai.headers] == [f"Bearer {OWN}"]
+        await api.aclose()
+
+    async def test_it_is_of_one_call_alone(self, openai: Fake) -> None:
+        api = engine(openai, key=KEY, **TEACHER)
+        assert type(await fails(api, Prompt(ASK, max_tokens=3, key=OWN))) is Refused
+        assert (await told(api, Prompt(ASK, max_tokens=3)))[0] == "The sky is"
+        assert [headers["Authorization"] for headers in openai.headers] == [f"Bearer {OWN}", f"Bearer {KEY}"]
+        await api.aclose()
+
+    async def test_neither_key_is_in_a_message(self, serve: Serve) -> None:
+        api = engine(await serve(refusing(400, openai_error(f"{OWN} and {KEY}", f"x-{OWN}"))), key=KEY)
+        error = await fails(api, Prompt(ASK, key=OWN))
+        assert str(error) == "400 x-[key]: [key] and [key]"
+        assert error.code == "x-[key]"
+        await api.aclose()
+
+    async def test_it_is_sent_with_the_rendering_of_the_template_too(self, completions: Fake) -> None:
+        api = engine(completions, prefill="raw_completion")
+        await told(api, Prompt(ASK, prefix="1, 2, 3, 4,", key=OWN))
+        assert completions.paths == ["/apply-template", "/v1/completions"]
+        assert [headers["Authorization"] for headers in completions.headers] == [f"Bearer {OWN}"] * 2
+        await api.aclose()
+
+    async def test_it_is_in_no_representation(self) -> None:
+        assert OWN not in repr(Prompt(ASK, key=OWN))
+
+    async def test_an_engine_without_a_key_of_its_own_is_ready_when_somebody_answers(self, openai: Fake) -> None:
+        api = engine(openai, api_key_env="TEACHER_KEY", prefill="implicit")
+        assert Ability.CONTINUE not in await api.ready(), "what cannot be proven is not claimed"
+        assert openai.paths[0] == "/v1/models"
+        await api.aclose()

@@ -309,3 +309,26 @@ def test_any_header_is_a_chat_or_a_400(headers: list[tuple[bytes, bytes]]) -> No
         parse(body(), headers)
     except BadRequest as error:
         orjson.dumps(error.body)
+
+
+class TestACallersOwnKey:
+    def test_it_is_kept_apart_from_the_overrides(self) -> None:
+        chat = parse(body(), [(b"x-gkt-provider-key", b" sk-own-0123 "), (b"x-gkt-strategy", b"hint")])
+        assert chat.provider_key == "sk-own-0123"
+        assert chat.overrides.named() == ["strategy"]
+        assert parse(body()).provider_key is None
+
+    @pytest.mark.parametrize(
+        "key", [b"", b"short", b"with a space", b"ctrl\x07ctrl\x07", b"caf\xe9caf\xe9", b"x" * 4097]
+    )
+    def test_one_that_cannot_be_sent_on_is_refused_without_it(self, key: bytes) -> None:
+        fault = refused(body(), [(b"x-gkt-provider-key", key)])
+        assert fault.param == "x-gkt-provider-key"
+        assert not key or key.decode("latin-1") not in str(fault)
+
+    def test_one_is_enough(self) -> None:
+        twice = [(b"x-gkt-provider-key", b"sk-own-0123"), (b"x-gkt-provider-key", b"sk-own-4567")]
+        assert "more than once" in str(refused(body(), twice))
+
+    def test_it_is_no_field_of_the_body(self) -> None:
+        assert "Unknown override" in str(refused(body(gkt={"provider_key": "sk-own-0123"})))

@@ -16,14 +16,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, insert, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gateway.errors import BadRequest, ConfigError
 from gateway.ledger import migrate, savings
 from gateway.ledger.entry import Query
-from gateway.ledger.schema import INTENDED, calls, entries, metadata
+from gateway.ledger.schema import INTENDED, calls, entries, keys, metadata
 from gateway.ledger.store import Store, statements
 
 
@@ -71,6 +71,17 @@ def test_an_older_database_gets_the_steps_that_it_lacks(connection: Connection) 
     migrate.upgrade(connection)
     assert migrate.current(connection) == migrate.HEAD
     assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_ledger_of_the_first_version_keeps_its_entries_and_gets_keys(connection: Connection) -> None:
+    command.upgrade(migrate.config(connection), "0001")
+    row = {column.name: 0 if not column.nullable else None for column in entries.columns}
+    connection.execute(insert(entries).values(row | {"request_id": "old", "caller": "alice"}))
+    assert not inspect(connection).has_table("keys")
+    migrate.upgrade(connection)
+    assert migrate.current(connection) == migrate.HEAD
+    assert connection.execute(select(entries.c.request_id, entries.c.caller)).all() == [("old", "alice")]
+    assert connection.execute(select(keys)).all() == []
 
 
 def test_head_is_the_last_step(connection: Connection) -> None:
@@ -161,7 +172,8 @@ def test_every_statement_exists_for_postgresql() -> None:
     for by in (None, *savings.GROUPS):
         assert "GROUP BY" in str(savings.statement(Query(by=by, since=0.0)).compile(dialect=dialect))
     for table in metadata.sorted_tables:
-        assert "BIGINT" in str(CreateTable(table).compile(dialect=dialect)) or table.name == "runs"
+        amounts = "BIGINT" in str(CreateTable(table).compile(dialect=dialect))
+        assert amounts or table.name in ("runs", "keys", "key_secrets")
         for index in table.indexes:
             assert "CREATE INDEX" in str(CreateIndex(index).compile(dialect=dialect))
 
