@@ -209,8 +209,8 @@ def markdown() -> str:
         "| `guidance_prompt` | `x-gkt-guidance-prompt` | the name of a guidance prompt |",
         "| `placement` | `x-gkt-placement` | prefix or context |",
         "",
-        "One more header is no override: `x-gkt-provider-key`, the caller's own key for the teacher's provider, on routes",
-        "with `pass_key`. See [keys](keys.md).",
+        "One more header is no override: `x-gkt-provider-key`, the caller's own key for the teacher's provider, on",
+        "routes with `pass_key`. See [keys](keys.md).",
         "",
     ]
     return "\n".join(lines)
