@@ -120,6 +120,9 @@ class Guided:
         chat, plan = exchange.chat, exchange.plan
         own = chat.prefix if upstreams.can("student", Ability.CONTINUE) else ""
         prompt = one_of(_student_prompt(exchange, upstreams, guidance, own), index)
+        if outlet.holding:
+            # A stop string may cross the seam, and begin before another that the student's engine would swallow.
+            prompt = replace(prompt, sampling=replace(prompt.sampling, stop=()))
         join = Trim(own) if own and not guidance.text else Join()
         begun = False
         try:

@@ -137,6 +137,11 @@ class Outlet:
         self._buffer = Buffer()
         self.stopped = False
 
+    @property
+    def holding(self) -> bool:
+        """True while the end of the text could be the beginning of a stop string."""
+        return bool(self._buffer.text)
+
     def feed(self, text: str, logprobs: Logprobs | None = None) -> Piece:
         """Add text; returns what may be shown now, perhaps nothing."""
         if not self._stops:

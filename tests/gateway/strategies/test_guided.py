@@ -190,6 +190,7 @@ PROMPTS = Prompts()
 @example(teacher=["a", " ", "a", "#"], student=["a", "b"], budget=3, stops=["#a"], n=1)
 @example(teacher=["a.", "#", " ", "x"], student=["a", "b"], budget=2, stops=[".#a"], n=2)
 @example(teacher=["\n"], student=["a"], budget=1, stops=[], n=1)
+@example(teacher=["a", "#", "\n", "a"], student=["ab"], budget=3, stops=["ab", "#a"], n=1)
 async def test_the_answer_is_as_if_one_model_had_written_it(
     teacher: list[str], student: list[str], budget: int, stops: list[str], n: int
 ) -> None:
