@@ -119,10 +119,7 @@ class Guided:
         """One choice after the guidance: the student's words or, if it fails before its first, the teacher's."""
         chat, plan = exchange.chat, exchange.plan
         own = chat.prefix if upstreams.can("student", Ability.CONTINUE) else ""
-        prompt = one_of(_student_prompt(exchange, upstreams, guidance, own), index)
-        if outlet.holding:
-            # A stop string may cross the seam, and begin before another that the student's engine would swallow.
-            prompt = replace(prompt, sampling=replace(prompt.sampling, stop=()))
+        prompt = _across(outlet, one_of(_student_prompt(exchange, upstreams, guidance, own), index))
         join = Trim(own) if own and not guidance.text else Join()
         begun = False
         try:
@@ -136,6 +133,7 @@ class Guided:
             if begun or plan.on_student_failure == "error" or plan.teacher is None:
                 raise
         prompt, join = _fallback_prompt(exchange, upstreams, guidance)
+        prompt = _across(outlet, prompt)
         spoken = voiced(upstreams.ask("teacher", "fallback", prompt), [Choice(index, outlet.copy(), join)])
         async with aclosing(spoken) as events:
             async for event in events:
@@ -186,6 +184,15 @@ def _guidance(begun: _Begun) -> Guidance:
     if usage is not None and usage.reasoning:
         return Guidance(wasted="reasoning")
     return Guidance(wasted="torn" if begun.dropped.strip() else "empty")
+
+
+def _across(outlet: Outlet, prompt: Prompt) -> Prompt:
+    """The prompt for words after a seam that a stop string may cross.
+
+    It may begin before another one that the model's own server would find, and swallow with the text that completes
+    the first: then the gateway alone looks for them.
+    """
+    return replace(prompt, sampling=replace(prompt.sampling, stop=())) if outlet.holding else prompt
 
 
 def _left(max_tokens: int | None, used: int) -> int | None:
