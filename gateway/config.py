@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -60,6 +62,19 @@ class LedgerConfig(Strict):
     url: str = Field("sqlite:///gkt-ledger.db", description="An SQLAlchemy URL; sqlite:// keeps it in memory.")
     store_text: bool = Field(False, description="Keep prompts and answers beside the accounts.")
     queue: int = Field(10_000, ge=100, description="Rows that may wait to be written; more are answered 503.")
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        try:
+            where = urlsplit(value)
+            asked = {name.lower() for name in parse_qs(where.query, keep_blank_values=True)}
+            secret = where.password is not None or bool(asked & {"password", "sslpassword"})
+        except ValueError:
+            raise ValueError("is not the URL of a database") from None
+        if secret:
+            raise ValueError("holds a password: leave it out, and set the environment variable PGPASSWORD")
+        return value
 
 
 class BaselineConfig(Strict):
@@ -239,7 +254,7 @@ class Config(Strict):
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
+            raise ConfigError(f"{path} is not YAML: {_where(error)}") from None
         return cls.parse(data, where=str(path), base=path.parent)
 
     @classmethod
@@ -257,6 +272,15 @@ class Config(Strict):
         prompts = {name: base / file for name, file in config.prompts.items()}
         upstreams = {name: _anchored(spec, base) for name, spec in config.upstreams.items()}
         return config.model_copy(update={"prompts": prompts, "upstreams": upstreams})
+
+
+def _where(error: Exception) -> str:
+    """What is wrong with a text and where, without the text: this is logged, and the text may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "it has bytes or characters that no YAML text has"
+    problem = re.sub(r"'[^'<>]{2,}'", "'...'", getattr(error, "problem", None) or "not understood")
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _anchored(spec: Any, base: Path) -> Any:

@@ -19,6 +19,7 @@ _TOO_LONG = re.compile(
     r"|exceeds? the (model'?s )?(maximum|max) (input|prompt)|max_new_tokens`? must be",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _NO_ROOM = re.compile(r"rate_?limit|overloaded|quota|too_?many_?requests", re.IGNORECASE)
 _WRONG = re.compile(
     r"invalid|bad_?request|not_?found|authenti|permission|unsupported|unprocessable|content_(policy|filter)",
@@ -73,11 +74,17 @@ def _parts(error: object) -> tuple[str | None, str | None, str]:
             detail = "; ".join(str(fault.get("msg", "")) for fault in detail if isinstance(fault, Mapping))
         code, kind = error.get("code"), error.get("type")
         return (
-            None if code is None else str(code),
-            None if kind is None else str(kind),
+            _name(code),
+            _name(kind),
             detail if isinstance(detail, str) else "",
         )
     return None, None, error if isinstance(error, str) else ""
+
+
+def _name(value: object) -> str | None:
+    """A code or a type, if it is one: a text in its place may quote anything, and is dropped."""
+    text = "" if value is None else str(value)
+    return text if _NAME.fullmatch(text) else None
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -13,6 +13,12 @@ Prefill = Literal["continue_flag", "implicit", "prefix_field", "raw_completion",
 """How a server is told to continue a text; `context`: it cannot, see `students.prefill`."""
 
 
+SECRET_HEADER = re.compile(
+    r"authorization|cookie|(api|access|subscription)[-_]?key|(auth|access)[-_]?token|secret|password", re.IGNORECASE
+)
+"""Names of headers that carry secrets."""
+
+
 class Strict(BaseModel):
     """Frozen settings. An unknown key is refused, and the nearest known one is named."""
 
@@ -129,6 +135,21 @@ class OpenAISpec(Spec):
     def _a_name_not_a_secret(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise ValueError("is the NAME of an environment variable that holds the key, never the key itself")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        if "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError("holds a user or a password: name the variable that holds the key in api_key_env")
+        return value
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if SECRET_HEADER.search(name):
+                raise ValueError(f"{name!r} is a header for a secret: name the variable that holds it in api_key_env")
         return value
 
 

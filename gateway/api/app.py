@@ -13,10 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import admin, keys, routes
 from gateway.api.completions import UNEXPECTED, Completions
+from gateway.api.door import refusal
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
@@ -33,7 +34,8 @@ class App(FastAPI):
     """FastAPI behind a door.
 
     Chats go from the door straight to their endpoint: FastAPI's middlewares and dependencies would cost them a
-    tenth of a millisecond and give them nothing. Everything else gets a request id and, should it come to that, a
+    tenth of a millisecond and give them nothing. Where no key is asked for, `gateway.api.door` looks at all of them
+    first. Everything else gets a request id and, should it come to that, a
     500 in the shape of all errors.
     """
 
@@ -42,21 +44,17 @@ class App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+        elif self.completions is not None and self.completions.open and (fault := refusal(scope["headers"])):
+            await _stamped(_response(fault), scope, receive, send)
         elif self.completions is not None and scope["path"] == CHAT and scope["method"] == "POST":
             await self.completions(scope, receive, send)
         else:
             await self._enter(scope, receive, send)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = "req_" + secrets.token_urlsafe(21)
-
-        async def stamped(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
+        request_id = _new_id()
         try:
-            await super().__call__(scope, receive, stamped)
+            await _stamped(super().__call__, scope, receive, send, request_id)
         except Exception:
             # Starlette has answered it by `_unexpected` and raises it for us to log; there is nobody else to tell.
             log.exception("unexpected", request_id=request_id)
@@ -91,6 +89,22 @@ def create_app(config: Config, *, opener: Opener = open_gateway) -> App:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _unexpected)
     return app
+
+
+def _new_id() -> str:
+    return "req_" + secrets.token_urlsafe(21)
+
+
+async def _stamped(app: ASGIApp, scope: Scope, receive: Receive, send: Send, request_id: str | None = None) -> None:
+    """Run `app`, and put a request id on what it answers."""
+    stamp = (b"x-request-id", (request_id or _new_id()).encode())
+
+    async def stamped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), stamp]
+        await send(message)
+
+    await app(scope, receive, stamped)
 
 
 def _response(error: GatewayError, headers: dict[str, str] | None = None) -> Response:

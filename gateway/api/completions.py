@@ -44,6 +44,11 @@ class Completions:
         self._gateway = gateway
         self._max_body = gateway.config.server.max_body_bytes
 
+    @property
+    def open(self) -> bool:
+        """True while the gateway asks for no key."""
+        return self._gateway.auth.open
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_id())
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -15,6 +14,7 @@ import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
 from gateway.api.app import create_app
+from gateway.api.door import is_loopback
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -31,14 +31,6 @@ log = structlog.get_logger(__name__)
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """Makes the event loop that the gateway runs on: uvloop, where there is one."""
     return auto_loop_factory()
-
-
-def is_loopback(host: str) -> bool:
-    """True when only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check_exposure(config: Config) -> None:

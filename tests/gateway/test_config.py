@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 
 BOTH = {"teacher": "teacher", "student": "student"}
+API = {"kind": "openai_api", "model": "m"}
 EXAMPLE = Path(__file__).parents[2] / "config.yaml"
 
 
@@ -81,6 +82,62 @@ def test_faults_are_named(data: Any, said: str) -> None:
         Config.parse(data)
     assert said in str(caught.value)
     assert "sk-123" not in str(caught.value)
+
+
+PLANTED = "pLaNtEd-0123"
+
+
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [
+        ({"ledger": {"url": f"postgresql+psycopg://u:{PLANTED}@db/gkt"}}, "PGPASSWORD"),
+        ({"ledger": {"url": f"postgresql+psycopg://u@db/gkt?password={PLANTED}"}}, "PGPASSWORD"),
+        ({"ledger": {"url": f"postgresql://[{PLANTED}@db/gkt"}}, "not the URL of a database"),
+        ({"upstreams": {"t": {**API, "base_url": f"https://u:{PLANTED}@host/v1"}}}, "api_key_env"),
+        ({"upstreams": {"t": {**API, "extra_headers": {"Authorization": f"Bearer {PLANTED}"}}}}, "api_key_env"),
+        ({"upstreams": {"t": {**API, "extra_headers": {"api-key": PLANTED}}}}, "api_key_env"),
+        ({"upstreams": {"t": {**API, "api_key_env": PLANTED}}}, "is the NAME of"),
+    ],
+)
+def test_a_secret_in_the_file_is_refused_and_not_repeated(data: Any, remedy: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.parse({"routes": {}, **data})
+    assert remedy in str(caught.value)
+    assert PLANTED not in str(caught.value)
+
+
+def test_what_is_no_secret_is_taken() -> None:
+    headers = {"x-team": "blue", "Connection": "close", "x-max-tokens": "3"}
+    config = Config.parse(
+        {
+            "routes": {},
+            "ledger": {"url": "postgresql+psycopg://gkt@db/gkt?sslmode=require"},
+            "upstreams": {"t": {**API, "extra_headers": headers, "base_url": "http://gpu-1:8000/v1/@x"}},
+        }
+    )
+    assert getattr(config.upstreams["t"], "extra_headers") == headers  # noqa: B009 - one member of a union
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'ledger: {{url: "postgresql://u:{PLANTED}@db/gkt"}}: x',
+        f"ledger: {{url: 'postgresql://u:{PLANTED}@db/gkt",
+        f"ledger: *{PLANTED}",
+        f"ledger: !{PLANTED} x",
+        f"ledger: {PLANTED}\n\tx: 1",
+        f"a: {PLANTED}\x00",
+    ],
+)
+def test_a_text_that_is_no_yaml_is_not_repeated(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="is not YAML") as caught:
+        Config.load(file)
+    said = str(caught.value)
+    assert PLANTED not in said
+    assert caught.value.__cause__ is None
+    assert "line" in said or "characters" in said
 
 
 def test_all_faults_are_named_at_once() -> None:

@@ -45,7 +45,7 @@ async def chats(teacher, student, **body):
         app = create_app(config, opener=lambda _: nullcontext(gateway))
         async with app.router.lifespan_context(app):
             door = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=door, base_url="http://x") as client:
+            async with httpx.AsyncClient(transport=door, base_url="http://127.0.0.1") as client:
                 for key in (KEY, KEY + "wrong"):
                     for stream in (False, True):
                         for model in ("gkt", "gkt-hint", "teacher", "student"):

@@ -38,7 +38,7 @@ async def gateway(url: str, *, admin: bool = True) -> AsyncIterator[httpx.AsyncC
         async with app.router.lifespan_context(app):
             door = httpx.ASGITransport(app, raise_app_exceptions=False)
             headers = {"authorization": f"Bearer {ADMIN}"}
-            async with httpx.AsyncClient(transport=door, base_url="http://x", headers=headers) as client:
+            async with httpx.AsyncClient(transport=door, base_url="http://127.0.0.1", headers=headers) as client:
                 yield client
 
 
