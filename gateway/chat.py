@@ -20,7 +20,10 @@ StrategyName = Literal["teacher", "student", "cut-off", "concise", "hint"]
 Placement = Literal["prefix", "context"]
 """Where guidance goes: the student continues the very text, or finds it in its prompt and writes the whole answer."""
 
-Need = Literal["tools", "json", "images", "audio", "prefix", "samples", "logprobs", "predicted_output", "web_search"]
+Unguidable = Literal["tools", "json", "images", "audio", "prefix", "predicted_output", "web_search"]
+"""What guidance cannot honour, since two models' texts cannot be glued there."""
+
+Need = Unguidable | Literal["samples", "logprobs"]
 Outcome = Literal["ok", "failed", "abandoned", "recovered"]
 """How a request ended: answered; answered with an error; the client left; or settled after the process died."""
 

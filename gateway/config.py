@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from gateway.chat import Need, Overrides, Placement, StrategyName
+from gateway.chat import Overrides, Placement, StrategyName, Unguidable
 from gateway.errors import ConfigError
 from pricing.book import PriceBook
 from students.engine import Sampling
@@ -102,7 +102,9 @@ class Route(Strict):
     student_sampling: OwnSampling = Field(
         OwnSampling(temperature=0.8, top_p=0.9), description="Where the caller says nothing; the paper's settings."
     )
-    unguidable: dict[Need, Instead] = Field(default_factory=dict, description="Replaces single rules of the top level.")
+    unguidable: dict[Unguidable, Instead] = Field(
+        default_factory=dict, description="Replaces single rules of the top level."
+    )
     overrides: list[str] | None = Field(None, description="Which overrides a request may use; None: all.")
     pass_key: bool = Field(
         False,
@@ -158,7 +160,7 @@ def default_prices() -> dict[str, Any]:
     return {"smollm2-135m-instruct": {"input": 0.01, "output": 0.08}}
 
 
-def default_unguidable() -> dict[Need, Instead]:
+def default_unguidable() -> dict[Unguidable, Instead]:
     """What is done instead for chats whose answer cannot be glued from two models' texts."""
     return {
         "tools": "teacher",
@@ -182,12 +184,12 @@ class Config(Strict):
         default_factory=default_prices, description="Dollars per million tokens or per hour; see `pricing.configured`."
     )
     prompts: dict[str, Path] = Field(default_factory=dict, description="Further guidance prompts: name -> text file.")
-    unguidable: dict[Need, Instead] = Field(default_factory=default_unguidable)
+    unguidable: dict[Unguidable, Instead] = Field(default_factory=default_unguidable)
     baseline: BaselineConfig = BaselineConfig()
 
     @field_validator("unguidable")
     @classmethod
-    def _all_rules(cls, value: dict[Need, Instead]) -> dict[Need, Instead]:
+    def _all_rules(cls, value: dict[Unguidable, Instead]) -> dict[Unguidable, Instead]:
         return default_unguidable() | value
 
     @field_validator("prices")

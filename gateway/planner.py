@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import get_args
 
-from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName
+from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName, Unguidable
 from gateway.config import GUIDED, Config, Instead, Route
 from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
 from students.engine import Ability
@@ -20,7 +20,15 @@ ABILITY_FOR: Mapping[Need, Ability] = {
     "images": Ability.IMAGES,
     "logprobs": Ability.LOGPROBS,
 }
-RULES_IN_ORDER: tuple[Need, ...] = ("audio", "images", "web_search", "predicted_output", "tools", "json", "prefix")
+RULES_IN_ORDER: tuple[Unguidable, ...] = (
+    "audio",
+    "images",
+    "web_search",
+    "predicted_output",
+    "tools",
+    "json",
+    "prefix",
+)
 
 Abilities = Callable[[str], Ability]
 """What the upstream of that name can do: as claimed before it was probed, as proven after."""
@@ -170,7 +178,7 @@ class Planner:
         self._able(plan, chat)
         return plan
 
-    def _instead(self, plan: Plan, route: Route, need: Need) -> Plan:
+    def _instead(self, plan: Plan, route: Route, need: Unguidable) -> Plan:
         rule: Instead = route.unguidable.get(need) or self._config.unguidable[need]
         if rule == "refuse":
             raise Unsupported(f"This route answers with guidance, which cannot honour {need}.", param=_PARAM[need])

@@ -55,6 +55,8 @@ class Guided:
         shown = guidance.tokens if plan.placement == "prefix" else 0
         if begun.ended is None and chat.max_tokens is not None and shown >= chat.max_tokens:
             begun.ended = "length"
+            for delta in _shown(begun.outlet.finish(), chat.n):  # no stop string can end what nobody goes on from
+                yield delta
         if begun.ended is not None:
             tokens = guidance.tokens if plan.placement == "prefix" or guidance.wasted else 0
             yield Finish((begun.ended,) * chat.n, self._visible(exchange, upstreams, begun, None, tokens))

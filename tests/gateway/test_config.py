@@ -71,6 +71,7 @@ def test_which_upstreams_are_given_callers_keys() -> None:
         ({"prices": {"m": {"input": -1, "output": 1}}}, "zero or more"),
         ({"upstreams": {"t": {"kind": "openai_api", "model": "m", "stand_in": "t"}}, "routes": {}}, "stand_in"),
         ({"server": {"port": 70000}}, "server.port"),
+        ({"unguidable": {"logprobs": "student"}}, "unguidable.logprobs"),
         (passing(), "pass_key needs a teacher without stand_in"),
         (passing({"kind": "scripted"}), "pass_key needs a teacher of kind openai_api"),
         (passing({"kind": "openai_api", "model": "m"}, student="teacher"), "a student that is not the teacher"),

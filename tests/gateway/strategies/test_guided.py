@@ -288,6 +288,15 @@ class TestTeacherTrouble:
         assert answer.text == "The sky is green."
         assert answer.receipt["guidance"]["wasted"] is None
 
+    async def test_words_held_for_a_stop_string_are_not_lost_when_there_is_no_room_left(self, house: Any) -> None:
+        teacher = paid(chunks=["it is blue", " sk"], error=Unavailable("gone"), fail_after=2)
+        student = small()
+        async with house(teacher=teacher, student=student) as home:
+            answer = await home.ask(max_tokens=3, stop=("blue skies",))
+        assert answer.text == "it is blue"
+        assert answer.finish.reasons == ("length",)
+        assert not student.prompts
+
     async def test_or_the_error_is_returned_as_configured(self, house: Any) -> None:
         student = small()
         async with house(
