@@ -47,7 +47,14 @@ async def open_gateway(
         fixed, admin = keys(config, environ), admin_key(config, environ)
         planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance)
         planner.check()
-        ledger = await SqlLedger.open(config.ledger.url, text=config.ledger.store_text, limit=config.ledger.queue)
+        accounts = config.ledger
+        ledger = await SqlLedger.open(
+            accounts.url,
+            text=accounts.store_text,
+            limit=accounts.queue,
+            spool=accounts.spool,
+            spool_bytes=accounts.spool_bytes,
+        )
         stack.push_async_callback(ledger.aclose)
         ring = await Keyring.open(KeyStore(ledger.store))
         stack.push_async_callback(ring.aclose)

@@ -62,6 +62,12 @@ class LedgerConfig(Strict):
     url: str = Field("sqlite:///gkt-ledger.db", description="An SQLAlchemy URL; sqlite:// keeps it in memory.")
     store_text: bool = Field(False, description="Keep prompts and answers beside the accounts.")
     queue: int = Field(10_000, ge=100, description="Rows that may wait to be written; more are answered 503.")
+    spool: Path | None = Field(
+        None, description="Folder for rows that the database does not take; by default beside the file, or `gkt-spool`."
+    )
+    spool_bytes: int = Field(
+        256 * 2**20, ge=0, description="The most that may wait there; then new calls are answered 503. 0: nothing does."
+    )
 
     @field_validator("url")
     @classmethod

@@ -45,7 +45,7 @@ class SavingsQuery(BaseModel):
 
     since: Instant | None = None
     until: Instant | None = None
-    by: Literal["day", "model", "strategy", "caller"] | None = None
+    by: Literal["day", "model", "strategy", "caller", "hour"] | None = None
     model: str | None = None
     strategy: StrategyName | None = None
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import ask, demo, doctor, effective, keys, prices, savings, serve
+from gateway.cli import ask, demo, doctor, effective, keys, ledger, prices, savings, serve
 from gateway.cli.group import Commands
 
 app = typer.Typer(
@@ -47,3 +47,4 @@ app.command("savings")(savings.savings)
 app.command("prices")(prices.prices)
 app.add_typer(keys.app, name="keys")
 app.command("config")(effective.show)
+app.add_typer(ledger.app, name="ledger")

@@ -21,7 +21,9 @@ from pricing.money import Money
 def savings(
     since: Annotated[str | None, typer.Option(metavar="TIME", help="From this date or time on (UTC).")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to this date or time, not included.")] = None,
-    by: Annotated[Literal["day", "model", "strategy", "caller"] | None, typer.Option(help="A line for each.")] = None,
+    by: Annotated[
+        Literal["day", "model", "strategy", "caller", "hour"] | None, typer.Option(help="A line each.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only requests that asked for this model name.")] = None,
     strategy: Annotated[StrategyName | None, typer.Option(help="Only this strategy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The rows as `GET /gkt/v1/savings` answers them.")] = False,

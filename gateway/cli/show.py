@@ -200,6 +200,8 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
         yield "  of it notional", str(row.notional), "not really spent: a stand-in, priced as if it were the teacher"
     if row.bound:
         yield "  of it at its bound", str(row.bound), "the most that calls can have cost which a crash left open"
+    if row.corrected:
+        yield "  of it corrections", str(row.corrected), "by later prices: `gkt ledger reprice`"
     compared = f"over {row.compared:,} requests that can be compared"
     if row.compared:
         compared += f"; {_known(row.baseline_low)} to {_known(row.baseline_high)}"

@@ -84,6 +84,8 @@ class SavingsRow:
     baseline_output_tokens: int
     output_token_share: float | None
     """The paper's measure: teacher output tokens / baseline output tokens, over requests where both are known."""
+    corrected: Money = Money.ZERO
+    """How much of `spent` are corrections: by later prices, not by what was booked at the time. May be negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Query:
     model: str | None = None
     strategy: str | None = None
     by: str | None = None
-    """day, model, strategy or caller; None: one row for all."""
+    """day, model, strategy, caller or hour; None: one row for all."""
 
 
 class Ledger(Protocol):

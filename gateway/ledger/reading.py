@@ -11,13 +11,23 @@ from typing import Any
 from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 
 from gateway.errors import ConfigError
-from gateway.ledger import migrate, savings
+from gateway.ledger import migrate
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.store import LOCK_WAIT
+from gateway.ledger.store import LOCK_WAIT, OPENING, read
 
 
 def read_savings(url: str, query: Query) -> list[SavingsRow]:
     """What `Ledger.savings` answers, from outside; a gateway may be writing meanwhile.
+
+    Raises `ConfigError` when there is no ledger at `url`, or one of another version.
+    """
+    with ledger_at(url) as connection:
+        return read(connection, query)
+
+
+@contextmanager
+def ledger_at(url: str, *, for_writing: bool = False) -> Iterator[Connection]:
+    """A transaction on the ledger at `url`, of one moment; `for_writing`: what is not committed is given back.
 
     Raises `ConfigError` when there is no ledger at `url`, or one of another version.
     """
@@ -28,13 +38,12 @@ def read_savings(url: str, query: Query) -> list[SavingsRow]:
         )
     if where.get_backend_name() == "sqlite" and not _file(where).is_file():
         raise ConfigError(f"there is no ledger at {_shown(where)} yet; it begins when the gateway first runs")
-    with _looking(where) as connection:
+    with _looking(where, for_writing=for_writing) as connection:
         step = migrate.current(connection)
         if step != migrate.HEAD:
             has = "no ledger in it" if step is None else f"version {step} of the ledger, and this is {migrate.HEAD}"
             raise ConfigError(f"{_shown(where)} has {has}; the gateway brings it up to date when it starts")
-        rows = connection.execute(savings.statement(query)).mappings().all()
-    return savings.fold(rows, query)
+        yield connection
 
 
 @contextmanager
@@ -103,7 +112,7 @@ def _looking(where: URL, *, for_writing: bool = False) -> Iterator[Connection]:
         @event.listens_for(engine, "connect")
         def connected(dbapi: Any, record: object) -> None:
             dbapi.isolation_level = None  # we say BEGIN ourselves
-            dbapi.execute(f"PRAGMA busy_timeout={LOCK_WAIT * 1000:.0f}")
+            dbapi.execute(f"PRAGMA busy_timeout={(OPENING if for_writing else LOCK_WAIT) * 1000:.0f}")
             if not for_writing:
                 # Not the open mode "ro": that one fails where the files beside the database are not there yet.
                 dbapi.execute("PRAGMA query_only=ON")
@@ -114,7 +123,9 @@ def _looking(where: URL, *, for_writing: bool = False) -> Iterator[Connection]:
 
     try:
         with engine.connect() as connection:
-            yield connection if sqlite or for_writing else connection.execution_options(postgresql_readonly=True)
+            if not (sqlite or for_writing):
+                connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
+            yield connection
     except exc.DBAPIError as error:
         raise ConfigError(f"the ledger {_shown(where)} cannot be used: {error.orig}") from error
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from gateway.ledger import rollup
 from gateway.ledger.rows import STAGES, day_of
 from gateway.ledger.schema import calls, entries, is_open, runs
 
@@ -118,12 +119,16 @@ def _settle(connection: Connection, dead: Sequence[int], now: float) -> int:
         )
     )
     connection.execute(at_bound)
-    for request_id, group in groupby(found, key=lambda call: str(call["request_id"])):
-        of_request = list(group)
+    requests = {name: list(group) for name, group in groupby(found, key=lambda call: str(call["request_id"]))}
+    entered = [name for name, of_request in requests.items() if of_request[0]["entered"] is not None]
+    connection.execute(select(entries.c.request_id).where(entries.c.request_id.in_(entered)).with_for_update())
+    rollup.add(connection, entered, -1)
+    for request_id, of_request in requests.items():
         if of_request[0]["entered"] is None:
             connection.execute(insert(entries).values(recovered(of_request)))
         else:
             _add(connection, request_id, of_request)
+    rollup.add(connection, list(requests))
     connection.execute(update(runs).where(runs.c.id.in_(dead), runs.c.ended.is_(None)).values(ended=now))
     return len(found)
 

@@ -64,7 +64,8 @@ def _nano(amount: Money | None) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _price(price: Price) -> str:
+def price_text(price: Price) -> str:
+    """The rates of a price, where they come from, and the row that says so, as JSON."""
     rates = {name: _nano(getattr(price, name)) for name in RATES}
     return orjson.dumps({"model": price.model, "source": price.source, **rates, "row": price.row}).decode()
 
@@ -106,8 +107,9 @@ def _call_row(call: Call, run: int) -> Row:
             if usage
             else NO_USAGE
         ),
-        _price(line.price) if line and line.price else None,
+        price_text(line.price) if line and line.price else None,
         _nano(line.amount) if line else None,
+        call.tier,
     )
 
 

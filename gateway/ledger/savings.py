@@ -1,25 +1,61 @@
-"""The sums of savings: one grouped query, in whole nano-dollars, and its fold into rows.
+"""The sums of savings: grouped queries, in whole nano-dollars, and their fold into rows.
 
-The database groups finer than was asked, by outcome and baseline method too, so that one pass over one table
-counts everything; the fold adds whole numbers, so nothing is rounded on the way.
+Long stretches come from coarse rollups, the days and hours around them from finer ones, and what is left at the two
+ends from the entries themselves. The database groups finer than was asked, by outcome and baseline method too, so that
+one pass counts everything; the fold adds whole numbers, so nothing is rounded on the way.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select
+from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, case, func, literal_column, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
 
 from gateway.errors import BadRequest
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.rows import STAGES
-from gateway.ledger.schema import entries
+from gateway.ledger.rows import STAGES, day_of
+from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, rollups
 from pricing.money import Money
 
-GROUPS = {"day": entries.c.day, "model": entries.c.model, "strategy": entries.c.strategy, "caller": entries.c.caller}
+HOUR = 3_600
+DAY = 24
+"""Hours of a day."""
+
+
+class whole_seconds(GenericFunction[int]):  # noqa: N801 - a function of SQL is named as one
+    """The whole seconds of a time since 1970: PostgreSQL rounds where SQLite cuts off."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(whole_seconds)
+def _cut(element: Any, compiler: Any, **rest: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **rest)} AS BIGINT)"
+
+
+@compiles(whole_seconds, "postgresql")
+def _floor(element: Any, compiler: Any, **rest: Any) -> str:
+    return f"CAST(floor({compiler.process(element.clauses, **rest)}) AS BIGINT)"
+
+
+def number(value: int) -> ColumnElement[int]:
+    """A constant of the statement itself: PostgreSQL takes two expressions with parameters for different ones."""
+    return literal_column(str(value), BigInteger)
+
+
+def hour_of(table: Table) -> ColumnElement[int]:
+    """The hour since the epoch of an entry or a correction, exactly as Python's `at // 3600`."""
+    return whole_seconds(table.c.at) // number(HOUR)
+
+
+GROUPS = ("day", "model", "strategy", "caller", "hour")
 """What savings can be grouped by."""
 
 ALL = "all"
@@ -39,7 +75,7 @@ _compared = and_(_row.spent.is_not(None), _row.baseline_likely.is_not(None))
 _lengths = and_(_row.teacher_tokens.is_not(None), _row.baseline_tokens.is_not(None))
 _wasted = _row.wasted.is_not(None)
 
-_sums: dict[str, ColumnElement[Any]] = {
+SUMS: dict[str, ColumnElement[Any]] = {
     "requests": func.count(),
     "spent": _sum(_row.priced_spent),
     **{stage: _sum(_row[f"{stage}_spent"]) for stage in STAGES},
@@ -57,32 +93,111 @@ _sums: dict[str, ColumnElement[Any]] = {
     "high_known": _count(and_(_compared, _row.baseline_high.is_not(None))),
     "teacher_tokens": _sum(_row.teacher_tokens, _lengths),
     "baseline_tokens": _sum(_row.baseline_tokens, _lengths),
+    "corrected": func.sum(number(0)),  # only corrections are
 }
+"""What each measure of a rollup is, of entries."""
 
 
-def wanted(query: Query) -> list[ColumnElement[bool]]:
-    """The conditions that `query` puts on an entry."""
+def wanted(query: Query, table: Table = entries) -> list[ColumnElement[bool]]:
+    """The conditions that `query` puts on an entry, or on a correction."""
     conditions: list[ColumnElement[bool]] = []
     if query.since is not None:
-        conditions.append(_row.at >= query.since)
+        conditions.append(table.c.at >= query.since)
     if query.until is not None:
-        conditions.append(_row.at < query.until)
-    if query.model is not None:
-        conditions.append(_row.model == query.model)
-    if query.strategy is not None:
-        conditions.append(_row.strategy == query.strategy)
-    return conditions
+        conditions.append(table.c.at < query.until)
+    return conditions + _named(query, table)
 
 
-def statement(query: Query) -> Select[Any]:
-    """The sums that `query` asks for. Raises `BadRequest` for a grouping that there is not."""
-    parts = [_row.outcome.label("outcome"), _row.baseline_method.label("method")]
+def _named(query: Query, table: Table) -> list[ColumnElement[bool]]:
+    asked = (("model", query.model), ("strategy", query.strategy))
+    return [table.c[name] == value for name, value in asked if value is not None]
+
+
+def from_entries(query: Query) -> Select[Any]:
+    """The sums that `query` asks for, of the entries as they are. `BadRequest` for a grouping that there is not."""
+    return _summed(query, entries, SUMS, wanted(query))
+
+
+def from_corrections(query: Query) -> Select[Any]:
+    """What corrections change about `from_entries`."""
+    sums = {name: func.sum(corrections.c[name]) for name in MEASURES}
+    return _summed(query, corrections, sums, wanted(query, corrections))
+
+
+def _from_rollups(query: Query, level: Level, first: int | None, last: int | None) -> Select[Any]:
+    """Both, from the rollups of a level, from the hour `first` up to `last`; None: without end."""
+    conditions = [rollups.c.level == level.number, *_named(query, rollups)]
+    if first is not None:
+        conditions.append(rollups.c.hour >= first)
+    if last is not None:
+        conditions.append(rollups.c.hour < last)
+    return _summed(query, rollups, {name: func.sum(rollups.c[name]) for name in MEASURES}, conditions)
+
+
+def _summed(
+    query: Query, table: Table, sums: Mapping[str, ColumnElement[Any]], conditions: Iterable[ColumnElement[bool]]
+) -> Select[Any]:
+    method = table.c.method if table is rollups else table.c.baseline_method
+    parts = [table.c.outcome.label("outcome"), method.label("method")]
     if query.by is not None:
-        if query.by not in GROUPS:
-            raise BadRequest(f"by must be one of {', '.join(GROUPS)}, not {query.by!r}", param="by")
-        parts.append(GROUPS[query.by].label("group"))
-    sums = [column.label(name) for name, column in _sums.items()]
-    return select(*parts, *sums).where(*wanted(query)).group_by(*(part.element for part in parts))
+        parts.append(_group(query.by, table).label("group"))
+    labelled = [column.label(name) for name, column in sums.items()]
+    return select(*parts, *labelled).where(*conditions).group_by(*(part.element for part in parts))
+
+
+def _group(by: str, table: Table) -> ColumnElement[Any]:
+    if by not in GROUPS:
+        raise BadRequest(f"by must be one of {', '.join(GROUPS)}, not {by!r}", param="by")
+    if by == "hour":
+        return table.c.hour if table is rollups else hour_of(table)
+    return table.c.hour // number(DAY) if by == "day" and table is rollups else table.c[by]
+
+
+def statements(query: Query) -> Iterator[Select[Any]]:
+    """What to ask so that all rows together are the sums of `query`, each request in one of them.
+
+    Raises `BadRequest` for a grouping that there is not.
+    """
+    first = None if query.since is None else int(-(-query.since // HOUR))
+    last = None if query.until is None else int(query.until // HOUR)
+    if first is not None and last is not None and first > last:
+        yield from _both(query)
+        return
+    if first is not None and query.since != first * HOUR:
+        yield from _both(replace(query, until=float(first * HOUR)))
+    if last is not None and query.until != last * HOUR:
+        yield from _both(replace(query, since=float(last * HOUR)))
+    for level, start, end in _cover(first, last, _levels(query)):
+        yield _from_rollups(query, level, start, end)
+
+
+def _both(query: Query) -> Iterator[Select[Any]]:
+    yield from_entries(query)
+    yield from_corrections(query)
+
+
+def _levels(query: Query) -> list[Level]:
+    """The levels to answer from, coarsest first: not coarser than the groups, and with callers only for their sake."""
+    if query.by == "hour":
+        return [LEVELS[0]]
+    finest, *coarser = LEVELS
+    return [*reversed([level for level in coarser if level.by_caller is (query.by == "caller")]), finest]
+
+
+def _cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[tuple[Level, int | None, int | None]]:
+    """The stretch between two hours, cut so that each piece is of the coarsest level that fits there."""
+    if first is not None and last is not None and first >= last:
+        return []
+    level, *finer = levels
+    if not finer:
+        return [(level, first, last)]
+    begin = None if first is None else -(-first // level.hours) * level.hours
+    end = None if last is None else last // level.hours * level.hours
+    if begin is not None and end is not None and begin >= end:
+        return _cover(first, last, finer)
+    before = [] if begin is None else _cover(first, begin, finer)
+    after = [] if end is None else _cover(end, last, finer)
+    return [*before, (level, begin, end), *after]
 
 
 @dataclass(slots=True)
@@ -93,21 +208,28 @@ class _Group:
 
     def add(self, row: Mapping[Any, Any]) -> None:
         # PostgreSQL sums whole numbers into numeric, which arrives as Decimal.
-        counted = {name: int(row[name]) for name in _sums}
+        counted = {name: int(row[name]) for name in MEASURES}
         self.sums.update(counted)
         self.outcomes[row["outcome"]] += counted["requests"]
-        if counted["compared"]:
+        if counted["compared"] or counted["likely"]:
             self.methods[row["method"]] += counted["likely"]
 
 
 def fold(rows: Iterable[Mapping[Any, Any]], query: Query) -> list[SavingsRow]:
-    """The rows of `statement(query)` as one `SavingsRow` a group, ordered by group."""
+    """The rows of all `statements(query)` as one `SavingsRow` a group, ordered by group."""
     groups: defaultdict[str, _Group] = defaultdict(_Group)
     if query.by is None:
         groups[ALL]  # all of nothing is a row of zeros
     for row in rows:
-        groups[row["group"] if query.by else ALL].add(row)
+        if any(row[name] for name in MEASURES):  # a rollup that everything was taken out of again is none
+            groups[_name(row["group"], query.by) if query.by else ALL].add(row)
     return [_savings(name, groups[name]) for name in sorted(groups)]
+
+
+def _name(group: Any, by: str) -> str:
+    if by == "hour":
+        return datetime.fromtimestamp(int(group) * HOUR, UTC).strftime("%Y-%m-%dT%H:00Z")
+    return group if isinstance(group, str) else day_of(int(group) * DAY * HOUR)
 
 
 def _savings(name: str, group: _Group) -> SavingsRow:
@@ -135,4 +257,5 @@ def _savings(name: str, group: _Group) -> SavingsRow:
         teacher_output_tokens=s["teacher_tokens"],
         baseline_output_tokens=s["baseline_tokens"],
         output_token_share=s["teacher_tokens"] / s["baseline_tokens"] if s["baseline_tokens"] else None,
+        corrected=Money(s["corrected"]),
     )

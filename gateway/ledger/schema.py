@@ -1,4 +1,4 @@
-"""The tables of the ledger: every call, every request, the processes that wrote them, and the keys of callers.
+"""The tables of the ledger: calls, requests, their sums, the processes that wrote them, and the keys of callers.
 
 Amounts are whole nano-dollars; NULL means unknown, never 0. Times are seconds since the epoch. Nothing here is
 particular to one database: `day` is the ISO date (UTC) as text, JSON is text, and partial indexes exist in both
@@ -6,6 +6,8 @@ SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text, true
 
@@ -65,6 +67,7 @@ calls = Table(
     Column("usage_source", Text),  # NULL: there is no usage at all
     Column("price", Text),  # JSON: the rates, their source and the row they came from
     Column("amount", BigInteger),
+    Column("tier", Text),  # the service tier that the upstream named
 )
 """One row a call: inserted open with its bound before the call is made, completed when its request is settled."""
 
@@ -116,6 +119,77 @@ entries = Table(
     Column("text", Text),  # JSON, only where storing text was switched on
 )
 """One row a request. No prompt or answer text, unless it was asked for."""
+
+GROUPED = ("caller", "model", "strategy", "route", "outcome")
+"""What a rollup has of an entry as it is; beside it, its time and the method of its baseline."""
+
+MEASURES = (
+    "requests",
+    "spent",
+    "guidance",
+    "answer",
+    "fallback",
+    "unpriced",
+    "notional",
+    "bound",
+    "wasted",
+    "wasted_spent",
+    "compared",
+    "compared_spent",
+    "likely",
+    "low",
+    "low_known",
+    "high",
+    "high_known",
+    "teacher_tokens",
+    "baseline_tokens",
+    "corrected",
+)
+"""Counts and sums of a rollup; `savings.SUMS` says of what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How finely rollups are kept: over `hours`, one caller each or (`by_caller` False) all together."""
+
+    number: int
+    hours: int
+    by_caller: bool
+
+
+LEVELS = (Level(1, 1, True), Level(2, 24, True), Level(3, 24, False), Level(4, 768, True))
+"""From the finest, of which the others are sums. Days (UTC) answer for years; without callers they are few."""
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("level", Integer, primary_key=True),
+    Column("hour", BigInteger, primary_key=True),  # the first one, in hours since the epoch
+    *(Column(name, Text, primary_key=True) for name in GROUPED),
+    Column("method", Text, primary_key=True),  # empty: there is no baseline
+    *(Column(name, BigInteger, nullable=False) for name in MEASURES),
+    sqlite_with_rowid=False,
+)
+"""Sums over entries and their corrections, written with them. `caller` is empty where all are summed together."""
+
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),  # the first of a request is 1
+    Column("made", Double, nullable=False),
+    # Of its entry, as it was when it was corrected.
+    Column("at", Double, nullable=False, index=True),
+    Column("day", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in GROUPED),
+    Column("baseline_method", Text),
+    Column("calls", Text, nullable=False),  # JSON: by the call's id the amount before and after, and the price used
+    *(Column(name, BigInteger, nullable=False) for name in MEASURES),
+)
+"""What later prices change about settled requests: by how much each measure differs. Entries are never edited."""
+
+marks = Table("marks", metadata, Column("name", Text, primary_key=True), Column("hour", BigInteger, nullable=False))
+"""`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not."""
 
 keys = Table(
     "keys",

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import structlog
 
 from gateway.chat import Call
+from gateway.errors import ConfigError
 from gateway.ledger import rows
 from gateway.ledger.entry import Entry, Query, SavingsRow
+from gateway.ledger.spool import Backlog, place
 from gateway.ledger.store import Store
-from gateway.ledger.writer import Writer
+from gateway.ledger.writer import Writer, replay
 
 log = structlog.get_logger(__name__)
 
 ALL = Query()
+
+SPOOL_BYTES = 256 * 2**20
+"""Room for what about a quarter of a million requests leave behind."""
 
 
 class SqlLedger:
@@ -46,15 +52,28 @@ class SqlLedger:
         limit: int = 10_000,
         patience: float = 5.0,
         heartbeat: float = 15.0,
+        spool: Path | None = None,
+        spool_bytes: int = SPOOL_BYTES,
     ) -> Self:
-        """Open the database at `url` (see `Store.open`) and settle what dead processes left open there.
+        """Open the database at `url` (see `Store.open`), write to it what dead processes left on disk, and settle
+        what they left open.
 
         `text`: keep the text of entries that bring it. `limit`, `patience`: see `Writer`. `heartbeat` is in
-        seconds. Raises `ConfigError` when the database cannot be used. Close it with `aclose`.
+        seconds. `spool` is the folder for what the database does not take, None for the usual one (see `place`),
+        `spool_bytes` the most that may wait there; 0: nothing does. Raises `ConfigError` when the database or the
+        folder cannot be used. Close it with `aclose`.
         """
         store = await asyncio.to_thread(Store.open, url)
+        backlog: Backlog | None = None
         try:
+            backlog = await asyncio.to_thread(_backlog, url, spool, spool_bytes)
             run = await asyncio.to_thread(store.join, clock())
+
+            def catch_up() -> None:
+                if backlog is not None:
+                    backlog.adopt()
+                    while backlog.waits and replay(store, backlog):
+                        pass
 
             def recover() -> None:
                 settled = store.recover(run, clock())
@@ -62,14 +81,19 @@ class SqlLedger:
                     log.warning("ledger settled at their bounds calls that a dead process left open", calls=settled)
 
             def tick() -> None:
+                if backlog is not None:
+                    backlog.adopt()
                 store.beat(run, clock())
                 recover()
 
+            await asyncio.to_thread(catch_up)
             await asyncio.to_thread(recover)
         except BaseException:
+            if backlog is not None:
+                backlog.close()
             store.close()
             raise
-        writer = Writer(store, tick, limit=limit, patience=patience, every=heartbeat)
+        writer = Writer(store, tick, backlog=backlog, limit=limit, patience=patience, every=heartbeat)
         return cls(store, run, writer, clock, text=text)
 
     @property
@@ -79,8 +103,13 @@ class SqlLedger:
 
     @property
     def waiting(self) -> int:
-        """How many intents and entries are not yet committed."""
+        """How many intents and entries are neither committed nor on disk."""
         return self._writer.waiting
+
+    @property
+    def spooled(self) -> int:
+        """Bytes on this process's disk that the database has not taken; 0 while it works."""
+        return self._writer.spooled
 
     async def intend(self, call: Call) -> None:
         """Put `call` on record, open, with its bound. Raises `Busy`: it is not on record and must not be made."""
@@ -89,7 +118,7 @@ class SqlLedger:
     async def settle(self, entry: Entry) -> None:
         """Write `entry` and close its calls; a second settle of the same id is ignored.
 
-        An entry is never refused for want of room; while the database fails it waits. Raises `Busy` when the
+        An entry is never refused for want of room; while the database fails it waits on disk. Raises `Busy` when the
         ledger is closed, `GatewayError` when the database refuses the very row. A cancelled wait takes nothing
         back: the entry is written all the same.
         """
@@ -125,3 +154,13 @@ class SqlLedger:
         except Exception as error:  # noqa: BLE001 - a run that could not say goodbye is found dead later
             log.warning("ledger could not end its run", error=str(error))
         await asyncio.to_thread(self._store.close)
+
+
+def _backlog(url: str, folder: Path | None, limit: int) -> Backlog | None:
+    where = place(url, folder) if limit else None
+    if where is None:
+        return None
+    try:
+        return Backlog(*where, limit)
+    except OSError as error:
+        raise ConfigError(f"the ledger's spool cannot be made in {where[0]}: {error.strerror}") from error

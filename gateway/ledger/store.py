@@ -9,16 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     URL,
+    ColumnElement,
     Connection,
     Dialect,
     Engine,
     create_engine,
+    delete,
     event,
     exc,
     insert,
@@ -31,17 +35,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
 from gateway.errors import ConfigError
-from gateway.ledger import migrate, savings
+from gateway.ledger import migrate, rollup, savings
 from gateway.ledger.entry import Query, SavingsRow
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data
-from gateway.ledger.schema import INTENDED, calls, entries, runs
+from gateway.ledger.schema import INTENDED, calls, corrections, entries, runs
 
 LOCK_WAIT = 1.0
 """Seconds that SQLite itself waits for another writer before it says that the database is locked."""
 
 OPENING = 10.0
 """Seconds to go on trying to open a database that others keep locked."""
+
+SILENCE = {"connect_timeout": 3, "tcp_user_timeout": 5_000}
+"""Seconds and milliseconds of silence after which PostgreSQL counts as down; the URL may say otherwise."""
 
 FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
 """What a call knows when it is intended, and settling does not change."""
@@ -60,6 +67,7 @@ class Store:
         self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
         self._dbapi = engine.dialect.loaded_dbapi
         self._intend, self._settle_calls, self._settle_entries = statements(engine.dialect)
+        self._add, self._give_way = rollup_statements(engine.dialect)
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -128,28 +136,35 @@ class Store:
         for item in batch:
             if isinstance(item, Settlement):
                 settled.setdefault(item.request_id, item)
-        while not self._commit(intents, settled):
+        replacing = False
+        while not self._commit(intents, settled, replacing=replacing):
             for request_id in self._known(settled):
                 del settled[request_id]
+            replacing = True
 
-    def _commit(self, intents: list[Row], settled: Mapping[str, Settlement]) -> bool:
+    def _commit(self, intents: list[Row], settled: Mapping[str, Settlement], *, replacing: bool) -> bool:
         """Write in one transaction; False, and nothing is written, when an entry is on record already.
 
-        On the driver itself: Core's bookkeeping costs three times what SQLite needs for a small transaction.
+        `replacing`: entries that were `recovered` are taken out first. On the driver itself: Core's bookkeeping costs
+        three times what SQLite needs for a small transaction.
         """
         new = [item.entry for item in settled.values()]
         made = [row for item in settled.values() for row in item.calls]
+        dialect = self._engine.dialect.name
         with self._gate, closing(self._engine.raw_connection()) as raw:
             try:
                 cursor = raw.cursor()
-                if self._engine.dialect.name == "sqlite":
+                if dialect == "sqlite":
                     cursor.execute("BEGIN IMMEDIATE")
                 if intents:
                     cursor.executemany(self._intend, intents)
+                if replacing:
+                    self._withdraw(cursor, settled)
                 if new:
                     cursor.executemany(self._settle_entries, new)
                     if cursor.rowcount < len(new):
                         return False
+                    cursor.execute(self._add, (rollup.ids(dialect, list(settled)),))
                 if made:
                     cursor.executemany(self._settle_calls, made)
                 raw.commit()
@@ -159,13 +174,19 @@ class Store:
                 raise
         return True
 
+    def _withdraw(self, cursor: Any, settled: Mapping[str, Settlement]) -> None:
+        """Remove those of the entries that are `recovered`, and their part of the rollups."""
+        dialect = self._engine.dialect.name
+        find, take_out, remove = self._give_way
+        cursor.execute(find, (rollup.ids(dialect, list(settled)),))
+        ids = rollup.ids(dialect, [row[0] for row in cursor.fetchall()])
+        for statement in (take_out, remove):
+            cursor.execute(statement, (ids,))
+
     def _known(self, settled: Mapping[str, Settlement]) -> list[str]:
         final = (entries.c.request_id.in_(settled), entries.c.outcome != "recovered")
         with self._begin() as connection:
-            known = list(connection.scalars(select(entries.c.request_id).where(*final)))
-        if not known:
-            raise RuntimeError("the database counted fewer rows than it was given, but knows none of them")
-        return known
+            return list(connection.scalars(select(entries.c.request_id).where(*final)))
 
     def transient(self, error: BaseException) -> bool:
         """Whether a failed write may succeed when it is tried again: the database is at fault, not the rows."""
@@ -177,12 +198,19 @@ class Store:
         return not about_rows or self._engine.dialect.is_disconnect(cause, None, None)
 
     def entry(self, request_id: str) -> dict[str, Any] | None:
-        """One entry with its calls in the order in which they began, as plain data; or None."""
+        """One entry with its calls in the order in which they began, and its corrections, as plain data; or None."""
+        of_corrections = (
+            select(corrections).where(corrections.c.request_id == request_id).order_by(corrections.c.number)
+        )
         of_request = select(calls).where(calls.c.request_id == request_id).order_by(calls.c.started, calls.c.id)
         with self._begin() as connection:
             row = connection.execute(select(entries).where(entries.c.request_id == request_id)).mappings().first()
             made = connection.execute(of_request).mappings().all() if row else []
-        return None if row is None else {**entry_data(row), "calls": [call_data(call) for call in made]}
+            later = connection.execute(of_corrections).mappings().all() if row else []
+        if row is None:
+            return None
+        told = [{"made": each["made"], "calls": orjson.loads(each["calls"])} for each in later]
+        return {**entry_data(row), "calls": [call_data(call) for call in made], "corrections": told}
 
     def entries(self, query: Query, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` entries that `query` wants, without their calls."""
@@ -194,8 +222,7 @@ class Store:
     def savings(self, query: Query) -> list[SavingsRow]:
         """Sums of the entries, one row a group."""
         with self._begin() as connection:
-            rows = connection.execute(savings.statement(query)).mappings().all()
-        return savings.fold(rows, query)
+            return read(connection, query)
 
     def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
         """A transaction for those who keep tables of their own in this database (`gateway.keys`)."""
@@ -217,6 +244,21 @@ class Store:
             migrate.upgrade(connection)
 
 
+def read(connection: Connection, query: Query) -> list[SavingsRow]:
+    """The sums that `query` asks for, as `connection` sees them.
+
+    Of times whose entries may have been pruned there are whole hours only: a limit there counts as its hour's begin.
+    """
+    limits = [limit for limit in (query.since, query.until) if limit is not None and limit % savings.HOUR]
+    if limits and min(limits) < (kept := rollup.kept_from(connection) * savings.HOUR):
+        begin = {name: getattr(query, name) for name in ("since", "until")}
+        query = replace(
+            query, **{name: at // savings.HOUR * savings.HOUR for name, at in begin.items() if at and at < kept}
+        )
+    asked = savings.statements(query)
+    return savings.fold((row for each in asked for row in connection.execute(each).mappings()), query)
+
+
 def statements(dialect: Dialect) -> tuple[str, str, str]:
     """Inserts of whole rows, in the order of their columns: of an open call, of a settled call, of an entry."""
     into = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
@@ -224,15 +266,26 @@ def statements(dialect: Dialect) -> tuple[str, str, str]:
     open_call = call.on_conflict_do_nothing()
     closed = {column.name: call.excluded[column.name] for column in calls.columns if column.name not in FIXED}
     settled_call = call.on_conflict_do_update(index_elements=["request_id", "id"], set_=closed)
-    # A recovered entry gives way.
-    unsettled = entries.c.outcome == literal_column("'recovered'")
-    true = {column.name: entry.excluded[column.name] for column in entries.columns}
-    settled = entry.on_conflict_do_update(index_elements=["request_id"], set_=true, where=unsettled)
     return (
         str(open_call.compile(dialect=dialect, column_keys=INTENDED)),
         str(settled_call.compile(dialect=dialect)),
-        str(settled.compile(dialect=dialect)),
+        str(entry.on_conflict_do_nothing().compile(dialect=dialect)),
     )
+
+
+def rollup_statements(dialect: Dialect) -> tuple[str, list[str]]:
+    """What adds entries to the rollups; and what finds those that give way, takes them out, and removes them."""
+    which: ColumnElement[Any] = literal_column(":ids")
+    named = rollup.named(dialect.name, which)
+    gives_way = entries.c.outcome == literal_column("'recovered'")
+    find = select(entries.c.request_id).where(named, gives_way).with_for_update()
+    withdrawal = (find, rollup.added(dialect.name, which, -1), delete(entries).where(named))
+
+    def compiled(statement: Any) -> str:
+        told = str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        return told.replace(":ids", "?" if dialect.name == "sqlite" else "%s")
+
+    return compiled(rollup.added(dialect.name, which)), [compiled(each) for each in withdrawal]
 
 
 def _sqlite(url: URL) -> Engine:
@@ -261,5 +314,6 @@ def _sqlite(url: URL) -> Engine:
 def _postgresql(url: URL) -> Engine:
     if url.get_backend_name() != "postgresql":
         raise exc.ArgumentError(f"{url.get_backend_name()} is not supported, only sqlite and postgresql")
+    silence = {name: value for name, value in SILENCE.items() if name not in url.query}
     # Positional parameters, so that one row is one tuple for both databases.
-    return create_engine(url, paramstyle="format", pool_pre_ping=True)
+    return create_engine(url, paramstyle="format", pool_pre_ping=True, connect_args=silence)

@@ -18,6 +18,7 @@ import structlog
 
 from gateway.errors import Busy, GatewayError
 from gateway.ledger.rows import Intent, Settlement
+from gateway.ledger.spool import Backlog, Item
 from gateway.ledger.store import Store
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,7 @@ RETRY = (0.05, 1.0)
 
 @dataclass(slots=True)
 class _Ticket:
-    item: Intent | Settlement
+    item: Item
     future: asyncio.Future[None]
     since: float
 
@@ -42,9 +43,11 @@ _Result = tuple[asyncio.Future[None], GatewayError | None]
 class Writer:
     """Writes intents and settlements for the tasks of one event loop.
 
-    At most `limit` items wait. Beyond it, and when a failing database has kept an intent waiting for `patience`
-    seconds, `intend` raises `Busy`: the call must not be made. A settlement is money that was spent: it is taken
-    beyond the limit and tried until it is written; only `close` gives up on it, and says so in the log.
+    At most `limit` items wait. While the database fails, items go to the `backlog` on disk, which is as good to their
+    callers, and from there to the database, in order, when it works again. Beyond `limit`, when the backlog is nearly
+    full, and when neither has taken an intent for `patience` seconds, `intend` raises `Busy`: the call must not be
+    made. A settlement is money that was spent: it is taken beyond the limit and tried until it is written; only
+    `close` gives up on one that is not even on disk, and says so in the log.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Writer:
         store: Store,
         tick: Callable[[], None],
         *,
+        backlog: Backlog | None = None,
         limit: int = 10_000,
         patience: float = 5.0,
         every: float = 15.0,
@@ -59,6 +63,7 @@ class Writer:
         """`tick` is called on the writer's thread every `every` seconds; must be made inside the event loop."""
         self._store = store
         self._tick = tick
+        self._backlog = backlog
         self._limit = limit
         self._patience = patience
         self._every = every
@@ -67,25 +72,33 @@ class Writer:
         self._waiting = 0
         self._closing = False  # of the loop: nothing more is put
         self._closed = False  # of the thread: nothing more will come
+        self._pause = 0.0  # of the thread: how long to leave a failing database alone; 0: it works
         self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """How many items are not yet committed."""
+        """How many items are neither committed nor on disk."""
         return self._waiting
 
+    @property
+    def spooled(self) -> int:
+        """How many bytes wait on disk."""
+        return self._backlog.size if self._backlog is not None and self._backlog.own_waits else 0
+
     def intend(self, item: Intent) -> asyncio.Future[None]:
-        """Queue an intent; the future is done when it is committed. Raises `Busy` at once when the queue is full."""
+        """Queue an intent; the future is done when it is on record. Raises `Busy` at once when there is no room."""
         if self._waiting >= self._limit:
             raise Busy("the ledger has too much to write")
+        if self._backlog is not None and self._backlog.full:
+            raise Busy("the ledger's database is away, and the room on disk is used up")
         return self._put(item)
 
     def settle(self, item: Settlement) -> asyncio.Future[None]:
-        """Queue a settlement; the future is done when it is committed. Raises `Busy` only after `close`."""
+        """Queue a settlement; the future is done when it is on record. Raises `Busy` only after `close`."""
         return self._put(item)
 
-    def _put(self, item: Intent | Settlement) -> asyncio.Future[None]:
+    def _put(self, item: Item) -> asyncio.Future[None]:
         if self._closing:
             raise Busy("the ledger is closing")
         ticket = _Ticket(item, self._loop.create_future(), time.monotonic())
@@ -94,36 +107,48 @@ class Writer:
         return ticket.future
 
     async def close(self) -> None:
-        """Write what waits, for at most `patience` seconds on a database that fails; then stop the thread."""
+        """Write what waits, for at most `patience` seconds on a database that fails; then stop the thread.
+
+        What is on disk by then stays there for a later process.
+        """
         if not self._closing:
             self._closing = True
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        """The thread. It ends when `close` was called and nothing is held."""
+        """The thread. It ends when `close` was called, nothing is held and nothing can be brought in from disk."""
         held: list[_Ticket] = []
-        pause = RETRY[0]
         beat = time.monotonic() + self._every
+        again = 0.0
         last = float("inf")
-        while not self._closed or held:
-            if held:
-                time.sleep(pause)
-                pause = min(pause * 2, RETRY[1])
-                self._take(held, 0.0)
-            else:
-                pause = RETRY[0]
-                self._take(held, max(0.0, beat - time.monotonic()))
+        while not self._closed or held or (self._spooled and (not self._pause or time.monotonic() < last)):
+            now = time.monotonic()
+            until = again if self._pause else now if self._spooled else beat
+            # What the disk did not take is not tried again before its time; new items may still find room there.
+            self._take(held, max(0.0, min(until, beat) - now))
             now = time.monotonic()
             if self._closed and last == float("inf"):
                 last = now + self._patience
-            held = self._write(held, final=now > last)
+            if now >= again:
+                held = self._write(held)
+                again = time.monotonic() + self._pause
+            held = self._give_up(self._spill(held), final=now > last)
             if now >= beat:
                 self._beat()
                 beat = now + self._every
+        if self._backlog is not None:
+            self._backlog.close()
+
+    @property
+    def _spooled(self) -> bool:
+        return self._backlog is not None and self._backlog.waits
 
     def _take(self, held: list[_Ticket], wait: float) -> None:
         """Move all that is queued to `held`; with nothing queued, wait for the first."""
+        if self._closed:
+            time.sleep(wait)
+            return
         try:
             ticket = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
             while ticket is not None:
@@ -133,52 +158,54 @@ class Writer:
         except Empty:
             pass
 
-    def _write(self, held: list[_Ticket], *, final: bool) -> list[_Ticket]:
-        """Write `held` and wake its callers; what must be tried again is returned, unless this was the final try."""
+    def _write(self, held: list[_Ticket]) -> list[_Ticket]:
+        """Write to the database what waits on disk, then `held`; what it did not come to is returned."""
+        if self._backlog is not None and self._backlog.waits:
+            self._tried(works=replay(self._store, self._backlog))
+            if self._pause or self._backlog.own_waits:
+                return held
         done: list[_Result] = []
-        left: list[_Ticket] = []
-        for start in range(0, len(held), LARGEST):
-            left += self._attempt(held[start : start + LARGEST], done)
-            if left:
-                left += held[start + LARGEST :]
+        start = 0
+        while start < len(held):
+            batch = held[start : start + LARGEST]
+            refused: dict[int, Exception] = {}
+            count = commit(self._store, [ticket.item for ticket in batch], refused)
+            done += [(ticket.future, _refused(refused.get(n))) for n, ticket in enumerate(batch[:count])]
+            start += count
+            self._tried(works=count == len(batch))
+            if self._pause:
                 break
-        kept, dropped = self._sort(left, final=final)
-        done += [(ticket.future, Busy("the ledger's database does not take writes")) for ticket in dropped]
-        lost = [ticket.item.request_id for ticket in dropped if isinstance(ticket.item, Settlement)]
-        if lost:
-            log.critical("ledger closed with entries that the database did not take", request_ids=lost)
-        if done:
-            self._wake(done)
-        return kept
+        self._wake(done)
+        return held[start:]
 
-    def _sort(self, left: list[_Ticket], *, final: bool) -> tuple[list[_Ticket], list[_Ticket]]:
-        """What is to be tried again, and what is given up: intents that waited too long; at the end, everything."""
+    def _tried(self, *, works: bool) -> None:
+        self._pause = 0.0 if works else min(self._pause * 2, RETRY[1]) or RETRY[0]
+
+    def _spill(self, held: list[_Ticket]) -> list[_Ticket]:
+        """Put on disk what the database did not come to, and wake its callers; what has no room is returned."""
+        if not held or self._backlog is None:
+            return held
+        taken = self._backlog.take([ticket.item for ticket in held])
+        self._wake([(ticket.future, None) for ticket, is_on_disk in zip(held, taken, strict=True) if is_on_disk])
+        return [ticket for ticket, is_on_disk in zip(held, taken, strict=True) if not is_on_disk]
+
+    def _give_up(self, held: list[_Ticket], *, final: bool) -> list[_Ticket]:
+        """Refuse intents that waited too long; at the end, everything. What is to be tried again is returned."""
         patient = time.monotonic() - self._patience
         kept: list[_Ticket] = []
         dropped: list[_Ticket] = []
-        for ticket in left:
+        for ticket in held:
             again = not final and (isinstance(ticket.item, Settlement) or ticket.since > patient)
             (kept if again else dropped).append(ticket)
-        return kept, dropped
-
-    def _attempt(self, tickets: Sequence[_Ticket], done: list[_Result]) -> list[_Ticket]:
-        """Write `tickets` in one transaction. Rows that the database refuses fail alone; halving finds them."""
-        try:
-            self._store.write([ticket.item for ticket in tickets])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the thread live on
-            if self._store.transient(error):
-                log.warning("ledger write failed, will be tried again", items=len(tickets), error=str(error))
-                return list(tickets)
-            if len(tickets) > 1:
-                half = len(tickets) // 2
-                return self._attempt(tickets[:half], done) + self._attempt(tickets[half:], done)
-            log.error("ledger refused a row", error=str(error))
-            done.append((tickets[0].future, _refused(error)))
-            return []
-        done += [(ticket.future, None) for ticket in tickets]
-        return []
+        lost = [ticket.item.request_id for ticket in dropped if isinstance(ticket.item, Settlement)]
+        if lost:
+            log.critical("ledger closed with entries that the database did not take", request_ids=lost)
+        self._wake([(ticket.future, Busy("the ledger's database does not take writes")) for ticket in dropped])
+        return kept
 
     def _wake(self, done: list[_Result]) -> None:
+        if not done:
+            return
         try:
             self._loop.call_soon_threadsafe(self._resolve, done)
         except RuntimeError:
@@ -202,7 +229,55 @@ class Writer:
             log.warning("ledger heartbeat failed", error=str(error))
 
 
-def _refused(error: Exception) -> GatewayError:
+def commit(store: Store, items: Sequence[Item], refused: dict[int, Exception], start: int = 0) -> int:
+    """Write `items`; how many of the first are dealt with: fewer than all when the database fails.
+
+    One transaction, unless the database refuses a row: rows fail alone, and halving finds them. They are put into
+    `refused` by their number, counted from `start`.
+    """
+    if not items:
+        return 0
+    try:
+        store.write(items)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the thread live on
+        if store.transient(error):
+            log.warning("ledger write failed, will be tried again", items=len(items), error=str(error))
+            return 0
+        if len(items) == 1:
+            log.error("ledger refused a row", error=str(error))
+            refused[start] = error
+            return 1
+        half = len(items) // 2
+        count = commit(store, items[:half], refused, start)
+        return count if count < half else half + commit(store, items[half:], refused, start + half)
+    return len(items)
+
+
+def replay(store: Store, backlog: Backlog) -> bool:
+    """Write one batch from disk to the database; False when that did not work now."""
+    spool = backlog.first()
+    refused: dict[int, Exception] = {}
+    try:
+        items, end = spool.read(LARGEST)
+        if commit(store, items, refused) < len(items):
+            return False
+        for n in refused:
+            spool.refuse(items[n])
+        spool.drop(end)
+        backlog.finished(spool)
+    except OSError as error:
+        log.error("ledger spool cannot be read", spool=str(spool.path), error=str(error))
+        return False
+    if refused:
+        log.critical("ledger keeps aside what its database refused", spool=str(spool.path), items=len(refused))
+    if not backlog.waits:
+        log.warning("ledger has written everything that waited on disk")
+    return True
+
+
+def _refused(error: Exception | None) -> GatewayError | None:
+    if error is None:
+        return None
     refused = GatewayError("the ledger refused a row")
     refused.__cause__ = error
     return refused

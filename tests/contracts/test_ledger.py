@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from alembic import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine, delete, func, insert, select, update
 
 from gateway.chat import Call, Outcome, Seat, Stage, StrategyName
 from gateway.errors import BadRequest, Busy
+from gateway.ledger import migrate, rollup, rows
 from gateway.ledger.entry import Entry, Ledger, Query, SavingsRow
 from gateway.ledger.rows import day_of
+from gateway.ledger.schema import entries, rollups, runs
 from gateway.ledger.sql import SqlLedger
+from gateway.ledger.store import Store
 from pricing.baseline import Baseline, Method
 from pricing.bill import Line
 from pricing.book import Price
@@ -43,8 +49,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> s
 
 
 @pytest.fixture
-async def ledger(url: str) -> AsyncIterator[SqlLedger]:
-    made = await SqlLedger.open(url)
+async def ledger(url: str, tmp_path: Path) -> AsyncIterator[SqlLedger]:
+    made = await SqlLedger.open(url, spool=tmp_path)
     yield made
     await made.aclose()
 
@@ -95,6 +101,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
     await ledger.intend(second)
     assert await ledger.entry("r") is None, "not settled yet"
     first.first_token, first.duration, first.finish, first.cut = 0.125, 0.5, "length", True
+    first.tier = "flex"
     second.error = "TimedOut"
     second.bound = None
     billed(first, 1_024)
@@ -146,6 +153,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         "spent_by_stage": {"guidance": 1_024, "answer": 0, "fallback": 0},
         "baseline": {"method": "same_length", "low": 5, "likely": 7_000, "high": 2**62, "output_tokens": 410},
         "text": None,
+        "corrections": [],
         "calls": [
             {
                 "request_id": "r",
@@ -171,6 +179,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
                 "finish": "length",
                 "error": None,
                 "amount": 1_024,
+                "tier": "flex",
                 "usage": {
                     "input": 312,
                     "output": 40,
@@ -215,6 +224,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
                 "finish": None,
                 "error": "TimedOut",
                 "amount": None,
+                "tier": None,
                 "usage": None,
                 "price": None,
             },
@@ -251,8 +261,8 @@ async def test_a_late_intent_does_not_open_what_is_settled(ledger: SqlLedger) ->
 
 
 @pytest.mark.parametrize("switch", [True, False])
-async def test_text_is_stored_only_when_asked_for(url: str, *, switch: bool) -> None:
-    made = await SqlLedger.open(url, text=switch)
+async def test_text_is_stored_only_when_asked_for(url: str, tmp_path: Path, *, switch: bool) -> None:
+    made = await SqlLedger.open(url, text=switch, spool=tmp_path)
     await made.settle(entry("with", pair("with"), text={"answer": "The sky \u0000 is blue \U0001f30c"}))
     await made.settle(entry("without", pair("without")))
     found, other = await made.entry("with"), await made.entry("without")
@@ -325,6 +335,12 @@ async def test_savings_by_group_and_by_time(ledger: SqlLedger) -> None:
     assert await spent(Query(since=NOON + DAY, until=NOON + 2 * DAY)) == {"all": 110}, "the end is not included"
     assert await spent(Query(model="a", by="day")) == {"2027-01-15": 1, "2027-01-16": 100, "2027-01-17": 1_000}
     assert await spent(Query(strategy="hint")) == {"all": 0}
+    assert await spent(Query(by="hour", until=NOON + DAY)) == {"2027-01-15T08:00Z": 1}
+    assert await spent(Query(by="day", since=NOON + 0.5, until=NOON + 2 * DAY + 0.5)) == {
+        "2027-01-16": 110,
+        "2027-01-17": 1_000,
+    }
+    assert await spent(Query(by="hour", since=NOON - 0.5, until=NOON + 0.5)) == {"2027-01-15T08:00Z": 1}
     with pytest.raises(BadRequest, match="day, model, strategy, caller"):
         await ledger.savings(Query(by="route; drop table entries"))
 
@@ -341,7 +357,7 @@ async def test_entries_come_newest_first(ledger: SqlLedger) -> None:
 
 
 async def test_closing_writes_what_waits(url: str, tmp_path: Path) -> None:
-    made = await SqlLedger.open(url)
+    made = await SqlLedger.open(url, spool=tmp_path)
     tasks = [asyncio.create_task(made.settle(entry(f"r{n}", pair(f"r{n}")))) for n in range(300)]
     await asyncio.sleep(0)  # every task has put its entry, none has an answer
     await asyncio.gather(made.aclose(), made.aclose())
@@ -351,10 +367,80 @@ async def test_closing_writes_what_waits(url: str, tmp_path: Path) -> None:
     with pytest.raises(Busy):
         await made.settle(entry("late", []))
     if url != "sqlite://":
-        again = await SqlLedger.open(url)
+        again = await SqlLedger.open(url, spool=tmp_path)
         [row] = await again.savings()
         assert (row.requests, row.spent) == (300, Money(300 * 1_055))
         await again.aclose()
+
+
+async def test_rollups_are_kept_through_crash_and_correction(url: str, tmp_path: Path) -> None:
+    base = Baseline("same_length", Money(1_000), Money(2_000), Money(3_000), 100)
+    now = NOON
+    ledger = await SqlLedger.open(url, spool=tmp_path, clock=lambda: now, heartbeat=3_600)
+    store = ledger._store
+    with store._begin(write=True) as connection:
+        connection.execute(update(runs).values(host="elsewhere"))
+    for n in range(4):
+        await ledger.intend(call(f"r{n}", 1))
+        await ledger.intend(call(f"r{n}", 2))
+    for n in (0, 1):  # each forgets its second call
+        await ledger.settle(entry(f"r{n}", [billed(call(f"r{n}", 1), 7)], baseline=base, at=NOON - n * DAY))
+    await ledger.settle(entry("new", pair("new"), baseline=base))
+    now += 10_000  # the heart of that process has stopped for everyone else
+    other = store.join(now)
+    with store._begin(write=True) as connection:
+        connection.execute(update(runs).where(runs.c.id != other).values(heartbeat=0.0, ended=None))
+    assert store.recover(other, now) == 6
+    [row] = await ledger.savings()
+    assert (row.outcomes, row.bound) == ({"ok": 3, "recovered": 2}, Money(6 * 900))
+    with store._begin() as connection:
+        assert rollup.differences(connection) == []
+    # It was only slow: the truth takes the place of the guess, among new entries and some that are known already.
+    late = [entry(f"r{n}", pair(f"r{n}"), baseline=base, at=NOON + DAY, caller="bob") for n in (0, 2, 3)]
+    await asyncio.gather(*(ledger.settle(each) for each in [*late, entry("newer", pair("newer")), late[1]]))
+    found = await ledger.savings(Query(by="caller"))
+    assert [(row.group, row.requests, row.outcomes) for row in found] == [
+        ("alice", 4, {"ok": 4}),
+        ("bob", 2, {"ok": 2}),
+    ]
+    with store._begin(write=True) as connection:
+        assert rollup.differences(connection) == []
+        connection.execute(update(rollups).where(rollups.c.requests > 0).values(spent=rollups.c.spent + 1))
+        wrong = rollup.differences(connection)
+        assert all(each["kept"]["spent"] == each["should"]["spent"] + 1 for each in wrong if each["level"] == 1)
+        connection.execute(delete(rollups).where(rollups.c.level == 4))
+        assert {each["level"] for each in rollup.differences(connection)} >= {1, 4}
+        rollup.hold(connection)
+        rollup.rebuild(connection)
+        assert rollup.differences(connection) == []
+    await ledger.aclose()
+
+
+async def test_an_older_database_gets_its_rollups(url: str) -> None:
+    if url.startswith("sqlite:///"):
+        Store.open(url).close()  # makes the folder
+        url += ".old"
+    old = create_engine(url)
+    with old.begin() as connection:
+        command.upgrade(migrate.config(connection), "0002")
+        base = Baseline("same_length", None, Money(2_000), Money(3_000), 100)
+        for n in range(40):
+            told = entry(
+                f"r{n}",
+                pair(f"r{n}", 10**n % 999, None if n % 7 == 0 else n),
+                at=NOON + n * 1_800.5,
+                baseline=base if n % 3 else None,
+                wasted="empty" if n % 5 == 0 else None,
+                teacher_tokens=n if n % 4 else None,
+                model="ab"[n % 2],
+            )
+            row = rows.settlement(told, 1, text=False).entry
+            connection.execute(insert(entries).values(dict(zip(entries.columns.keys(), row, strict=True))))
+        migrate.upgrade(connection)
+        assert migrate.current(connection) == migrate.HEAD
+        assert rollup.differences(connection) == []
+        assert connection.scalar(select(func.sum(rollups.c.requests)).where(rollups.c.level == 3)) == 40
+    old.dispose()
 
 
 # --- The sums are those of plain Python over the same entries, to the nano-dollar.
@@ -362,6 +448,14 @@ async def test_closing_writes_what_waits(url: str, tmp_path: Path) -> None:
 nanos = st.integers(-(10**15), 10**15)
 maybe_nanos = st.none() | nanos.map(Money)
 maybe_tokens = st.none() | st.integers(0, 10**9)
+
+
+# Around the limits of hours and days, and a little beside them.
+moments = st.builds(
+    lambda hours, beside: NOON + hours * 3_600 + beside,
+    st.integers(-60, 60) | st.integers(-2_000, 2_000),
+    st.sampled_from([0.0, 0.25, 1_800.0, -2e-6]),
+)
 
 
 @st.composite
@@ -379,7 +473,7 @@ def told(draw: st.DrawFn, request_id: str) -> Entry:
     return entry(
         request_id,
         calls,
-        at=NOON + draw(st.integers(-3, 3)) * DAY / 2,
+        at=draw(moments),
         model=draw(st.sampled_from(["a", "B", "ä", ""])),
         strategy=draw(st.sampled_from(get_args(StrategyName))),
         caller=draw(st.sampled_from(["x", "y"])),
@@ -441,20 +535,41 @@ def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
     )
 
 
-@given(data=st.data(), count=st.integers(0, 12), by=st.sampled_from([None, "day", "model", "strategy", "caller"]))
-@settings(max_examples=60, deadline=None)
-def test_sums_are_exact(data: st.DataObject, count: int, by: str | None) -> None:
+@given(
+    data=st.data(),
+    count=st.integers(0, 12),
+    by=st.sampled_from([None, "day", "model", "strategy", "caller", "caller", "hour"]),
+    since=st.none() | moments,
+    until=st.none() | moments,
+    model=st.sampled_from([None, None, "a"]),
+)
+@settings(max_examples=100, deadline=None)
+def test_sums_are_exact(
+    data: st.DataObject, count: int, by: str | None, since: float | None, until: float | None, model: str | None
+) -> None:
     of = [data.draw(told(f"r{n}")) for n in range(count)]
 
     async def ask() -> Sequence[SavingsRow]:
         made = await SqlLedger.open("sqlite://")
         await asyncio.gather(*(made.settle(entry) for entry in of))
-        rows = await made.savings(Query(by=by))
+        found = await made.savings(Query(since, until, model, by=by))
+        with made._store._begin() as connection:
+            assert rollup.differences(connection) == []
         await made.aclose()
-        return rows
+        return found
 
     def group(of: Entry) -> str:
-        return "all" if by is None else day_of(of.at) if by == "day" else str(getattr(of, by))
+        hour = datetime.fromtimestamp(of.at // 3_600 * 3_600, UTC)
+        times = {"day": day_of(of.at), "hour": hour.strftime("%Y-%m-%dT%H:%MZ")}
+        return "all" if by is None else times[by] if by in times else str(getattr(of, by))
 
-    names = ["all"] if by is None else sorted({group(entry) for entry in of})
-    assert asyncio.run(ask()) == [folded(name, [entry for entry in of if group(entry) == name]) for name in names]
+    of_range = [
+        entry
+        for entry in of
+        if (since is None or entry.at >= since)
+        and (until is None or entry.at < until)
+        and (model is None or entry.model == model)
+    ]
+    names = ["all"] if by is None else sorted({group(entry) for entry in of_range})
+    found = asyncio.run(ask())
+    assert found == [folded(name, [entry for entry in of_range if group(entry) == name]) for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -291,3 +292,15 @@ class TestStoredKeys:
                 True,
                 False,
             ]
+
+
+class TestSpool:
+    async def test_it_lies_where_the_configuration_says(self, tmp_path: Path) -> None:
+        folder = tmp_path / "spool"
+        ledger = {"url": f"sqlite:///{tmp_path}/ledger.db", "spool": str(folder)}
+        async with open_gateway(parse(upstreams={"student": SPOKEN}, routes=SOLO, ledger=ledger), environ={}):
+            assert len(os.listdir(folder)) == 1
+        assert os.listdir(folder) == []
+        ledger["spool_bytes"] = "0"
+        async with open_gateway(parse(upstreams={"student": SPOKEN}, routes=SOLO, ledger=ledger), environ={}):
+            assert os.listdir(folder) == []

@@ -164,7 +164,7 @@ def test_savings_are_filtered(live: Any, admin: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("query", "param", "told"),
     [
-        ("by=hour", "by", "day"),
+        ("by=week", "by", "day"),
         ("since=yesterday", "since", "date"),
         ("strategy=wing-it", "strategy", "cut-off"),
         ("strateggy=hint", "strateggy", "strategy"),

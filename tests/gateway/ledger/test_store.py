@@ -24,7 +24,7 @@ from gateway.errors import BadRequest, ConfigError
 from gateway.ledger import migrate, savings
 from gateway.ledger.entry import Query
 from gateway.ledger.schema import INTENDED, calls, entries, keys, metadata
-from gateway.ledger.store import Store, statements
+from gateway.ledger.store import Store, rollup_statements, statements
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 def test_recovery_and_time_ranges_use_their_indexes(url: str) -> None:
     store = Store.open(url)
     plan = "EXPLAIN QUERY PLAN SELECT id FROM calls WHERE is_open = 1 AND run IN (1, 2)"
-    ranged = savings.statement(Query(since=1.0, by="day")).compile(
+    ranged = savings.from_entries(Query(since=1.0, by="day")).compile(
         dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
     )
     with store._engine.connect() as connection:
@@ -168,9 +168,11 @@ def test_every_statement_exists_for_postgresql() -> None:
     assert intend.count("%s") == len(INTENDED)
     assert settle_call.count("%s") == len(calls.columns)
     assert settle_entry.count("%s") == len(entries.columns)
-    assert "ON CONFLICT (request_id) DO UPDATE" in settle_entry
+    assert "ON CONFLICT DO NOTHING" in settle_entry
+    for statement in (rollup_statements(dialect)[0], *rollup_statements(dialect)[1]):
+        assert statement.count("%s") == statement.count("%") == 1
     for by in (None, *savings.GROUPS):
-        assert "GROUP BY" in str(savings.statement(Query(by=by, since=0.0)).compile(dialect=dialect))
+        assert "GROUP BY" in str(savings.from_entries(Query(by=by, since=0.0)).compile(dialect=dialect))
     for table in metadata.sorted_tables:
         amounts = "BIGINT" in str(CreateTable(table).compile(dialect=dialect))
         assert amounts or table.name in ("runs", "keys", "key_secrets")
@@ -180,4 +182,4 @@ def test_every_statement_exists_for_postgresql() -> None:
 
 def test_grouping_by_something_else_names_what_there_is() -> None:
     with pytest.raises(BadRequest, match="day, model, strategy, caller"):
-        savings.statement(Query(by="weather"))
+        savings.from_entries(Query(by="weather"))

@@ -123,7 +123,7 @@ async def test_a_full_queue_refuses_intents_but_no_entry(url: str, call: Calls, 
 
 
 async def test_a_lock_held_by_another_process_loses_nothing(url: str, call: Calls, entry: Entries) -> None:
-    ledger = await SqlLedger.open(url)
+    ledger = await SqlLedger.open(url, spool_bytes=0)
 
     async def request(name: str) -> None:
         made = call(name)
@@ -145,7 +145,7 @@ async def test_a_lock_held_by_another_process_loses_nothing(url: str, call: Call
 async def test_a_database_that_fails_for_long_is_busy_to_intents_and_keeps_entries(
     url: str, call: Calls, entry: Entries, logs: list[EventDict]
 ) -> None:
-    ledger = await SqlLedger.open(url, patience=0.5)
+    ledger = await SqlLedger.open(url, patience=0.5, spool_bytes=0)
     with locked(url):
         settled = asyncio.create_task(ledger.settle(entry("s", call("s"))))
         with pytest.raises(Busy):
@@ -181,7 +181,7 @@ async def test_a_disk_without_room(url: str, call: Calls, entry: Entries) -> Non
 async def test_closing_gives_up_on_a_dead_database_and_says_what_is_lost(
     url: str, call: Calls, entry: Entries, logs: list[EventDict]
 ) -> None:
-    ledger = await SqlLedger.open(url, patience=0.1)
+    ledger = await SqlLedger.open(url, patience=0.1, spool_bytes=0)
     with locked(url):
         settled = asyncio.create_task(ledger.settle(entry("s", call("s"))))
         await asyncio.sleep(0)

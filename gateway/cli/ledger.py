@@ -1,0 +1,185 @@
+"""`gkt ledger`: upkeep of the accounts: proof, retention, export."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gateway.cli.group import Commands, ConfigFile, Trouble
+from gateway.config import Config
+from gateway.ledger import upkeep
+from gateway.ledger.entry import Query
+from gateway.ledger.schema import GROUPED, LEVELS, MEASURES
+
+app = typer.Typer(
+    cls=Commands,
+    help="Look after the ledger's database (ledger.url of the configuration); the gateway may be running.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+SHOWN = 20
+"""Differences that are printed; the others are counted."""
+
+
+@app.command("rebuild")
+def rebuild(
+    check: Annotated[bool, typer.Option("--check", help="Only compare; exit status 1 when they differ.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Prove the sums that savings are read from equal to the entries, and make them anew.
+
+    Reads all entries: some seconds for a million. Days whose entries were pruned are left as they are.
+    """
+    url = Config.load(config).ledger.url
+    found = upkeep.check(url) if check else upkeep.rebuild(url)
+    for wrong in found[:SHOWN]:
+        typer.echo(_difference(wrong))
+    if len(found) > SHOWN:
+        typer.echo(f"... and {len(found) - SHOWN:,} more")
+    if check and found:
+        raise Trouble(f"{len(found):,} sums are not what the entries say; `gkt ledger rebuild` makes them anew")
+    typer.echo(
+        "all sums are what the entries say" if not found else f"{len(found):,} sums were wrong and are made anew"
+    )
+
+
+@app.command("prune")
+def prune(
+    before: Annotated[str | None, typer.Option(metavar="DATE", help="Everything before this day (UTC).")] = None,
+    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Everything older: 90d, 12w.")] = None,
+    texts: Annotated[bool, typer.Option("--texts", help="Remove the texts of prompts and answers.")] = False,
+    entries: Annotated[bool, typer.Option("--entries", help="Remove whole entries with their calls.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Remove old texts, or old entries; their sums stay.
+
+    A day (UTC) is removed as a whole or not at all. `gkt savings` goes on counting what was removed.
+    """
+    if texts == entries:
+        raise typer.BadParameter("say either --texts or --entries")
+    limit = _limit(before, older_than)
+    start, removed = upkeep.prune(Config.load(config).ledger.url, limit, "texts" if texts else "entries")
+    typer.echo(f"removed {removed:,} {'texts' if texts else 'entries'} from before {upkeep.day(start)}")
+
+
+@app.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Written when it is whole; replaced if it is there.")],
+    form: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Parquet needs pyarrow.")] = "csv",
+    rows: Annotated[Literal["requests", "calls"], typer.Option(help="What a row is.")] = "requests",
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this date or time on (UTC).")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to this date or time, not included.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write settled requests, or their calls, to a file, oldest first.
+
+    Amounts stand there as whole nano-dollars (`_nano`) and as the same number in dollars (`_usd`); unknown is empty.
+    Texts of prompts and answers are not exported.
+    """
+    from gateway.ledger.export import export as written
+
+    query = Query(_moment("--since", since), _moment("--until", until))
+    count = written(Config.load(config).ledger.url, file, form, rows, query)
+    typer.echo(f"{count:,} {rows} written to {file}")
+
+
+@app.command("reprice")
+def reprice(
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help="From this date or time on (UTC).")],
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="Up to this date or time, not included.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be corrected.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Price settled calls again, by what the prices of now say of their moment, and write down the differences.
+
+    Nothing is edited: corrections stand beside the entries, and savings include them and say how much they are. Doing
+    it twice adds nothing. A measured baseline follows its own bill; estimated baselines stay as they were.
+    """
+    from gateway.ledger.reprice import reprice as priced
+    from pricing.book import Price, PriceBook
+
+    settings = Config.load(config)
+    book = PriceBook.from_config(settings.prices)
+    sellers = {name: spec.seller for name, spec in settings.upstreams.items()}
+
+    def quote(upstream: str, model: str, tier: str | None, moment: float, tokens: int | None) -> Price | None:
+        if upstream not in sellers:
+            return None  # who sold it is not known any more
+        return book.price(model, provider=sellers[upstream], tier=tier, moment=moment, input_tokens=tokens)
+
+    query = Query(_moment("--from", since), _moment("--to", until))
+    done = priced(settings.ledger.url, quote, query, time.time(), dry_run=dry_run)
+    corrected = "would be corrected" if dry_run else "corrected"
+    typer.echo(f"{done.changed:,} of {done.requests:,} requests {corrected}, {done.calls:,} calls: {done.difference}")
+    if done.priced:
+        typer.echo(f"{done.priced:,} calls had no price and have one now")
+    if done.unknown:
+        typer.echo(f"{done.unknown:,} calls keep what was booked: there is no price for them any more")
+
+
+@app.command("reconcile")
+def reconcile(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON: date, model, tokens, perhaps cost.")],
+    upstream: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only calls to it; may be repeated.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(metavar="PERCENT", help="Differences up to this are none.")] = 0.0,
+    config: ConfigFile = None,
+) -> None:
+    """Compare a provider's usage export with the ledger, by day (UTC) and model, and list what differs.
+
+    Understands OpenAI's usage export, grouped by model; see docs/ledger.md for the names of columns. Exit status 1
+    when there are differences.
+    """
+    from gateway.ledger.reconcile import reconcile as compared
+
+    count, found = compared(Config.load(config).ledger.url, file, upstream or (), tolerance / 100)
+    for each in found:
+        unsure = f" ({each.uncounted:,} calls counted here, not reported)" if each.uncounted else ""
+        theirs, ours = (f"{value:,}" if isinstance(value, int) else str(value) for value in (each.theirs, each.ours))
+        typer.echo(f"{each.day} {each.model} {each.what}: export {theirs}, ledger {ours}{unsure}")
+    if found:
+        raise Trouble(f"{len(found):,} differences in {count:,} days and models")
+    typer.echo(f"{count:,} days and models agree")
+
+
+def _difference(wrong: Mapping[str, Any]) -> str:
+    kept, should = wrong["kept"] or {}, wrong["should"] or {}
+    [level] = [level for level in LEVELS if level.number == wrong["level"]]
+    said = [
+        f"{name} {kept.get(name, 0)}, not {should.get(name, 0)}" for name in MEASURES if _differ(kept, should, name)
+    ]
+    names = [wrong["caller"] or "all callers", *(wrong[name] for name in GROUPED[1:]), wrong["method"] or "no baseline"]
+    return f"{upkeep.moment(wrong['hour'])} {level.hours} h, {', '.join(names)}: {'; '.join(said)}"
+
+
+def _differ(kept: Mapping[str, int], should: Mapping[str, int], name: str) -> bool:
+    return kept.get(name, 0) != should.get(name, 0)
+
+
+def _limit(before: str | None, older_than: str | None) -> float:
+    if older_than is None and (limit := _moment("--before", before)) is not None:
+        return limit
+    if before is not None or older_than is None:
+        raise typer.BadParameter("say either --before or --older-than")
+    age = re.fullmatch(r"(\d{1,5})([dw])", older_than)
+    if age is None:
+        raise typer.BadParameter("expected days or weeks: 90d, 12w", param_hint="--older-than")
+    return time.time() - int(age[1]) * (7 if age[2] == "w" else 1) * 86_400
+
+
+def _moment(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    from gateway.api.admin import instant
+
+    try:
+        return instant(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error

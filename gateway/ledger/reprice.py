@@ -1,0 +1,167 @@
+"""Reprice: what settled calls cost by the prices now known for their moment, as corrections beside the entries.
+
+Usage is kept as it was reported, so a price that was wrong or missing can be mended afterwards. Nothing is edited: a
+correction says by how much the sums of a request change, and what its calls cost before and after.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, select
+
+from gateway.ledger import rollup
+from gateway.ledger.entry import Query
+from gateway.ledger.reading import ledger_at
+from gateway.ledger.rows import USAGE, price_text
+from gateway.ledger.savings import wanted
+from gateway.ledger.schema import GROUPED, MEASURES, calls, corrections, entries
+from pricing.book import Price
+from pricing.money import Money
+from pricing.usage import Usage
+
+BATCH = 2_000
+"""Requests that are looked at, and corrected, in one transaction."""
+
+Row = Mapping[Any, Any]
+Quote = Callable[[str, str, str | None, float, int | None], Price | None]
+"""The price of: an upstream, its model, the tier it named, the moment, the tokens of the prompt."""
+
+
+@dataclass(slots=True)
+class Repriced:
+    """What was looked at and what differs. `changed` counts requests, `calls` their calls with another amount.
+
+    `difference` is what is spent more now (negative: less). `priced` counts calls that had no price and have one,
+    `unknown` those that had one and for which there is none any more: these keep what was booked.
+    """
+
+    requests: int = 0
+    changed: int = 0
+    calls: int = 0
+    priced: int = 0
+    unknown: int = 0
+    difference: Money = field(default_factory=Money)
+
+
+def reprice(url: str, quote: Quote, query: Query, now: float, *, dry_run: bool = False) -> Repriced:
+    """Price again the calls of the entries that `query` wants; doing it twice adds nothing.
+
+    Calls without usage, and those booked at their bound after a crash, stay as they are. A `measured` baseline that
+    was the request's own bill follows it; other baselines stay. Raises `ConfigError`, see `ledger_at`.
+    """
+    result = Repriced()
+    with ledger_at(url, for_writing=True) as connection:
+        for names in _pages(connection, query):
+            for correction in _corrections(connection, names, quote, now, result):
+                if not dry_run:
+                    rollup.correct(connection, correction)
+            if dry_run:
+                connection.rollback()
+            else:
+                connection.commit()
+    return result
+
+
+def _pages(connection: Connection, query: Query) -> Iterator[list[str]]:
+    """The ids of the wanted entries, oldest first, some at a time."""
+    key = (entries.c.at, entries.c.request_id)
+    asked = select(*key).where(*wanted(query), entries.c.outcome != "recovered").order_by(*key).limit(BATCH)
+    page = connection.execute(asked).all()
+    while page:
+        yield [row.request_id for row in page]
+        last = page[-1]
+        behind = (entries.c.at > last.at) | ((entries.c.at == last.at) & (entries.c.request_id > last.request_id))
+        page = connection.execute(asked.where(behind)).all()
+
+
+def _corrections(
+    connection: Connection, names: Sequence[str], quote: Quote, now: float, result: Repriced
+) -> Iterator[dict[str, Any]]:
+    which = rollup.ids(connection.dialect.name, names)
+
+    def of(table: Any, *order: Any) -> Any:
+        named = rollup.named(connection.dialect.name, which, table)
+        # Entries are locked, so that of two who reprice at once the second sees the first one's corrections.
+        asked = select(table).where(named).order_by(table.c.request_id, *order)
+        found = connection.execute(asked.with_for_update() if table is entries else asked).mappings().all()
+        return {name: list(group) for name, group in groupby(found, key=lambda row: row["request_id"])}
+
+    told = of(entries)
+    made, earlier = of(calls, calls.c.started, calls.c.id), of(corrections, corrections.c.number)
+    for name in names:
+        if name not in told:
+            continue  # pruned meanwhile
+        entry, of_entry, before = told[name][0], made.get(name, []), earlier.get(name, [])
+        result.requests += 1
+        old = {call["id"]: call["amount"] for call in of_entry}
+        for correction in before:
+            old |= {call: change["after"] for call, change in orjson.loads(correction["calls"]).items()}
+        changes = {call["id"]: change for call in of_entry if (change := _change(call, old, quote, result))}
+        if not changes:
+            continue
+        new = old | {call: change["after"] for call, change in changes.items()}
+        was, will = (_measures(entry, of_entry, amounts) for amounts in (old, new))
+        difference = {measure: will[measure] - was[measure] for measure in MEASURES}
+        difference["corrected"] = difference["spent"]
+        result.changed += 1
+        result.calls += len(changes)
+        result.difference += Money(difference["spent"])
+        yield {
+            "request_id": name,
+            "number": len(before) + 1,
+            "made": now,
+            "calls": orjson.dumps(changes).decode(),
+            **{column: entry[column] for column in ("at", "day", "baseline_method", *GROUPED)},
+            **difference,
+        }
+
+
+def _change(call: Row, old: Mapping[str, int | None], quote: Quote, result: Repriced) -> dict[str, Any] | None:
+    """What a call costs now, where that is something else."""
+    if call["is_open"] or call["is_bound"] or call["usage_source"] is None:
+        return None
+    usage = Usage(**{name: call[name] for name in USAGE}, source=call["usage_source"])
+    price = quote(call["upstream"], call["model"], call["tier"], call["started"], usage.input)
+    amount = price.cost(usage) if price is not None else None
+    before = old[call["id"]]
+    if price is None or amount is None:
+        result.unknown += before is not None
+        return None
+    if amount.nano == before:
+        return None
+    result.priced += before is None
+    return {"before": before, "after": amount.nano, "price": orjson.loads(price_text(price))}
+
+
+def _measures(entry: Row, of_entry: Sequence[Row], amounts: Mapping[str, int | None]) -> Counter[str]:
+    """The measures of a request whose calls cost `amounts`: what `savings.SUMS` says, over one."""
+    sums: Counter[str] = Counter(requests=1)
+    for call in of_entry:
+        amount = amounts[call["id"]]
+        if amount is None:
+            sums["unpriced"] = 1
+            continue
+        sums["spent"] += amount
+        sums[call["stage"]] += amount
+        sums["notional"] += amount if call["notional"] else 0
+        sums["bound"] += amount if call["is_bound"] else 0
+    if entry["wasted"] is not None:
+        sums["wasted"], sums["wasted_spent"] = 1, sums["guidance"]
+    low, likely, high = _baseline(entry, None if sums["unpriced"] else sums["spent"])
+    if not sums["unpriced"] and likely is not None:
+        sums.update(compared=1, compared_spent=sums["spent"], likely=likely)
+        sums.update(low=low or 0, low_known=low is not None, high=high or 0, high_known=high is not None)
+    return sums
+
+
+def _baseline(entry: Row, spent: int | None) -> tuple[int | None, int | None, int | None]:
+    told = (entry["baseline_low"], entry["baseline_likely"], entry["baseline_high"])
+    if entry["baseline_method"] == "measured" and told == (entry["spent"],) * 3:
+        return (spent,) * 3
+    return told

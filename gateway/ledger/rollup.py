@@ -1,0 +1,174 @@
+"""Rollups: sums by the hour and coarser, kept in the transaction that writes the entries, and proven against them.
+
+Everything is said in one place, `savings.SUMS`: what a rollup adds up is computed by the database from the entries that
+it has just been given, so that live sums, rebuilt ones and the check cannot mean different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    except_,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    true,
+    type_coerce,
+    union_all,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.ledger.savings import HOUR, SUMS, hour_of, number
+from gateway.ledger.schema import GROUPED, LEVELS, MEASURES, Level, corrections, entries, marks, rollups
+
+KEYS = rollups.primary_key.columns.keys()
+
+
+def added(dialect: str, which: Any, sign: int = 1) -> Any:
+    """Adds to the rollups of all levels the entries that `which` names (see `named`), or takes them out."""
+    return _upsert(dialect, summed(sign=sign).where(named(dialect, which)))
+
+
+def _upsert(dialect: str, of: Select[Any]) -> Any:
+    into = sqlite.insert(rollups) if dialect == "sqlite" else postgresql.insert(rollups)
+    # In the order of their keys: two processes that add to the same ones then never wait for each other in a circle.
+    new = into.from_select([*KEYS, *MEASURES], of.order_by(*(column(key) for key in KEYS)))
+    more = {name: rollups.c[name] + new.excluded[name] for name in MEASURES}
+    return new.on_conflict_do_update(index_elements=KEYS, set_=more)
+
+
+def summed(levels: Sequence[Level] = LEVELS, *, sign: int = 1, table: Table = entries) -> Select[Any]:
+    """Rollups as entries make them, as corrections change them, or of coarser levels as the finest has them.
+
+    Column for column; `sign` -1 for all sums the other way round.
+    """
+    level = _levels(levels)
+    hour = table.c.hour if table is rollups else hour_of(table)
+    method = table.c.method if table is rollups else func.coalesce(table.c.baseline_method, literal_column("''", Text))
+    told: dict[str, ColumnElement[Any]] = {
+        "level": level.c.level,
+        "hour": hour // level.c.hours * level.c.hours,
+        **{name: table.c[name] for name in GROUPED},
+        "caller": case((level.c.by_caller == number(1), table.c.caller), else_=literal_column("''", Text)),
+        "method": method,
+    }
+    of = SUMS if table is entries else {name: func.sum(table.c[name]) for name in MEASURES}
+    sums = [cast(of[name] * sign if sign != 1 else of[name], BigInteger).label(name) for name in MEASURES]
+    keys = [told[key] for key in KEYS]
+    labelled = [key.label(name) for key, name in zip(keys, KEYS, strict=True)]
+    return select(*labelled, *sums).select_from(table.join(level, true())).group_by(*keys)
+
+
+def _levels(levels: Sequence[Level]) -> Any:
+    """A table of them, so that one statement serves all."""
+
+    def row(level: Level) -> Any:
+        told = {"level": level.number, "hours": level.hours, "by_caller": int(level.by_caller)}
+        return select(*(number(value).label(name) for name, value in told.items()))
+
+    return union_all(*map(row, levels)).subquery("levels")
+
+
+def proven(start: int) -> Select[Any]:
+    """Rollups of the finest level from the hour `start` on, as entries and corrections together say they are."""
+    finest = LEVELS[:1]
+    of = union_all(
+        *(summed(finest, table=table).where(table.c.at >= start * HOUR) for table in (entries, corrections))
+    ).subquery()
+    sums = [cast(func.sum(of.c[name]), BigInteger).label(name) for name in MEASURES]
+    return select(*(of.c[key] for key in KEYS), *sums).group_by(*(of.c[key] for key in KEYS))
+
+
+def derived() -> Select[Any]:
+    """Rollups of the coarser levels as the finest has them."""
+    finest, *coarser = LEVELS
+    return summed(coarser, table=rollups).where(rollups.c.level == finest.number, _is_something())
+
+
+def _is_something() -> ColumnElement[bool]:
+    """Not one that everything was taken out of again."""
+    return or_(*(rollups.c[name] != 0 for name in MEASURES))
+
+
+def correct(connection: Connection, correction: Mapping[str, Any]) -> None:
+    """Put a row of `corrections` on record, and what it changes into the rollups."""
+    connection.execute(insert(corrections).values(correction))
+    this = [corrections.c[name] == correction[name] for name in ("request_id", "number")]
+    connection.execute(_upsert(connection.dialect.name, summed(table=corrections).where(*this)))
+
+
+def ids(dialect: str, of: Sequence[str]) -> Any:
+    """Names of entries as one value, for `named`, so that a statement is the same for any number of them."""
+    return orjson.dumps(of).decode() if dialect == "sqlite" else list(of)
+
+
+def add(connection: Connection, of: Sequence[str], sign: int = 1) -> None:
+    """Add the entries `of` to the rollups, as they are now, or take them out."""
+    dialect = connection.dialect.name
+    if of:
+        connection.execute(added(dialect, bindparam("ids"), sign), {"ids": ids(dialect, of)})
+
+
+def named(dialect: str, which: Any, table: Table = entries) -> ColumnElement[bool]:
+    """The rows whose request is in `which`: a value that `ids` made, or a parameter for one."""
+    if dialect == "sqlite":
+        return table.c.request_id.in_(select(column("value")).select_from(func.json_each(which)))
+    return table.c.request_id == func.any(type_coerce(which, postgresql.ARRAY(Text)))
+
+
+def kept_from(connection: Connection) -> int:
+    """The first hour of which all entries are still there; the sums of earlier ones cannot be proven any more."""
+    return connection.scalar(select(marks.c.hour).where(marks.c.name == "pruned")) or 0
+
+
+def differences(connection: Connection) -> list[dict[str, Any]]:
+    """The rollups that are not what they should be, as they are (`kept`) and as they should be (`should`).
+
+    The finest are compared with the entries, but for hours whose entries may have been pruned, and the coarser ones
+    with the finest. Reads all entries: some seconds for a million.
+    """
+    start = kept_from(connection)
+    kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES))).where(_is_something())
+    finest = rollups.c.level == LEVELS[0].number
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for are, should in ((kept.where(finest, rollups.c.hour >= start), proven(start)), (kept.where(~finest), derived())):
+        for name, statement in (("kept", except_(are, should)), ("should", except_(should, are))):
+            for row in connection.execute(statement).mappings():
+                key = tuple(row[each] for each in KEYS)
+                wrong = found.setdefault(key, {**dict(zip(KEYS, key, strict=True)), "kept": None, "should": None})
+                wrong[name] = {each: int(row[each]) for each in MEASURES}
+    return [found[key] for key in sorted(found)]
+
+
+def hold(connection: Connection) -> None:
+    """Keep others from changing rollups until the transaction ends; a writer's transaction on SQLite does so itself.
+
+    Who has written entries and waits for this adds them to the rollups afterwards.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE rollups IN EXCLUSIVE MODE")
+
+
+def rebuild(connection: Connection) -> None:
+    """Make the rollups anew from the entries, but for the hours whose entries may have been pruned. See `hold`."""
+    start = kept_from(connection)
+    finest = rollups.c.level == LEVELS[0].number
+    connection.execute(delete(rollups).where(~finest | (rollups.c.hour >= start)))
+    for made in (proven(start), derived()):
+        connection.execute(insert(rollups).from_select([*KEYS, *MEASURES], made))

@@ -1,0 +1,357 @@
+"""The spool: what the database does not take waits on disk, in order, until it does.
+
+A file of framed records for each process, locked while the process lives; a later process adopts the files whose lock
+is free. A record is on disk when `append` returns. It may be written to the database more than once, when a process
+dies between that commit and the file's end: the database's own keys make the second time nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import make_url
+
+from gateway.ledger.rows import Intent, Row, Settlement
+from gateway.ledger.schema import INTENDED, calls, entries
+
+log = structlog.get_logger(__name__)
+
+MARK = b"\x1egkt"
+FRAME = Struct("<4sII")
+"""The mark, the payload's length and its checksum. The mark finds the next record behind damage."""
+
+FOLDER = "gkt-spool"
+"""Where spools lie, in the working directory, when the database is not a file and nothing else is configured."""
+
+RESERVE = 8
+"""One part in so many of the bound is kept for settlements: their calls were admitted, and are money."""
+
+INTENT = 1_024
+"""More bytes than the record of an intent takes."""
+
+Item = Intent | Settlement
+
+_COLUMNS = [[str(name) for name in names] for names in (INTENDED, calls.columns.keys(), entries.columns.keys())]
+
+
+class Spool:
+    """One file. Its owner alone uses it, from one thread; `size` and `waits` may be read from any."""
+
+    def __init__(self, path: Path, file: int) -> None:
+        self.path = path
+        self._file = file
+        self._columns = _COLUMNS
+        self._at = self.size = os.fstat(file).st_size
+
+    @classmethod
+    def create(cls, folder: Path, prefix: str) -> Spool:
+        """Make a new, locked file. Raises `OSError` when it cannot be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = folder / f"{prefix}{uuid.uuid4().hex}"
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+            if _locked(file, path):
+                break
+            os.close(file)  # another process adopted it before it was locked, found it empty and removed it
+        made = cls(path, file)
+        made._at = made.size = made._write([msgspec.msgpack.encode(_COLUMNS)])
+        _sync_folder(folder)
+        return made
+
+    @classmethod
+    def adopt(cls, path: Path) -> Spool | None:
+        """Take over the file of a process that is no more; None when it still has its owner."""
+        try:
+            file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            return None
+        if not _locked(file, path):
+            os.close(file)
+            return None
+        found = cls(path, file)
+        found._at = 0
+        return found
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything that `drop` was not called for."""
+        return self._at < self.size
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Put `records` (see `record`) on disk, or raise `OSError`, and nothing is."""
+        self.size += self._write(records)
+
+    def read(self, most: int) -> tuple[list[Item], int]:
+        """The first `most` items that wait, and the place behind them; damage is reported, kept aside and passed."""
+        items: list[Item] = []
+        at = self._at
+        if at >= self.size:
+            return items, at
+        with mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ) as data:
+            for start, end, payload in _frames(data, at):
+                try:
+                    if start == 0 and payload is not None:
+                        self._columns = msgspec.msgpack.decode(payload)
+                    else:
+                        items.append(_decoded(payload or b"", self._columns))
+                except (ValueError, TypeError):
+                    self._keep(data[start:end])
+                at = end
+                if len(items) == most:
+                    break
+        return items, at
+
+    def drop(self, at: int) -> None:
+        """What lies before `at` is in the database. An emptied file starts afresh."""
+        self._at = at
+        if at >= self.size and self._columns is _COLUMNS:
+            head = FRAME.size + len(msgspec.msgpack.encode(_COLUMNS))
+            os.ftruncate(self._file, head)
+            self._at = self.size = head
+
+    def close(self) -> None:
+        """Give up the file: it is removed when nothing waits in it, else left to be adopted. Idempotent."""
+        if self._file < 0:
+            return
+        if not self.waits:
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = -1
+
+    def refuse(self, item: Item) -> None:
+        """Keep aside, for a human, what the database will never take."""
+        self._aside("refused", _frame(record(item) or b""))
+
+    def _write(self, payloads: Iterable[bytes]) -> int:
+        data = memoryview(b"".join(map(_frame, payloads)))
+        try:
+            os.lseek(self._file, self.size, os.SEEK_SET)
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+            _sync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self.size)
+            raise
+        return len(data)
+
+    def _keep(self, damaged: bytes) -> None:
+        kept = self._aside("damaged", damaged)
+        log.error("ledger spool has bytes that are no record", spool=str(self.path), bytes=len(damaged), kept=str(kept))
+
+    def _aside(self, what: str, data: bytes) -> Path:
+        path = self.path.with_name(f"{what}-{self.path.name}")
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            _sync(file.fileno())
+        return path
+
+
+class Backlog:
+    """All that waits on disk for one database: this process's own spool, and those it adopted. For one thread.
+
+    The own file grows to at most `limit` bytes; an eighth of it is for settlements alone.
+    """
+
+    def __init__(self, folder: Path, prefix: str, limit: int) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._limit = limit
+        self._own = Spool.create(folder, prefix)
+        self._adopted: list[Spool] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything of this process or of an adopted one waits."""
+        return self._own.waits or bool(self._adopted)
+
+    @property
+    def own_waits(self) -> bool:
+        """Whether anything of this process waits: what comes later must queue behind it."""
+        return self._own.waits
+
+    @property
+    def full(self) -> bool:
+        """There may be no room for another intent: what is left is for settlements."""
+        return self._own.size + INTENT > self._limit - self._limit // RESERVE
+
+    @property
+    def size(self) -> int:
+        """Bytes of this process's file."""
+        return self._own.size
+
+    def adopt(self) -> None:
+        """Take over what dead processes left, oldest first."""
+        mine = {spool.path for spool in (self._own, *self._adopted)}
+        found = [path for path in self._folder.iterdir() if path.name.startswith(self._prefix) and path not in mine]
+        for path in sorted(found, key=_age):
+            spool = Spool.adopt(path)
+            if spool is not None:
+                self._adopted.append(spool)
+                self.finished(spool)
+
+    def take(self, items: Sequence[Item]) -> list[bool]:
+        """Put on disk what there is room for; for each item, whether it is on disk now."""
+        size = self._own.size
+        records: list[bytes] = []
+        taken: list[bool] = []
+        for item in items:
+            made = record(item)
+            weight = FRAME.size + len(made or b"")
+            room = self._limit if isinstance(item, Settlement) else self._limit - self._limit // RESERVE
+            taken.append(made is not None and size + weight <= room)
+            if made is not None and taken[-1]:
+                records.append(made)
+                size += weight
+        try:
+            if records:
+                self._own.append(records)
+        except OSError as error:
+            log.error("ledger spool takes no more", spool=str(self._own.path), error=str(error))
+            return [False] * len(items)
+        return taken
+
+    def first(self) -> Spool:
+        """The spool to write to the database next."""
+        return self._adopted[0] if self._adopted else self._own
+
+    def finished(self, spool: Spool) -> None:
+        """Remove an adopted spool of which nothing waits."""
+        if spool is not self._own and not spool.waits:
+            spool.close()
+            self._adopted.remove(spool)
+
+    def close(self) -> None:
+        """Leave what waits to a later process."""
+        for spool in (self._own, *self._adopted):
+            if spool.waits:
+                log.warning("ledger leaves on disk what its database did not take", spool=str(spool.path))
+            spool.close()
+
+
+def place(url: str, folder: Path | None) -> tuple[Path, str] | None:
+    """The folder and the beginning of the names of a database's spools; None for one in memory.
+
+    `folder` None: beside an SQLite file, or `FOLDER`. Names tell databases apart, so that they may share a folder.
+    """
+    where = make_url(url)
+    if where.get_backend_name() != "sqlite":
+        told = f"{where.host}:{where.port}/{where.database}?{sorted(where.query.items())}"
+        return folder or Path(FOLDER), f"{where.database}-{sha256(told.encode()).hexdigest()[:8]}.spool-"
+    if where.database in (None, "", ":memory:"):
+        return None
+    file = Path(str(where.database)).expanduser().absolute()
+    told = "" if folder is None else f"-{sha256(str(file).encode()).hexdigest()[:8]}"
+    return folder or file.parent, f"{file.name}{told}.spool-"
+
+
+def _frame(payload: bytes) -> bytes:
+    return FRAME.pack(MARK, len(payload), zlib.crc32(payload)) + payload
+
+
+def _frames(data: mmap.mmap, at: int) -> Iterator[tuple[int, int, bytes | None]]:
+    """Start, end and payload of each frame from `at` on; a stretch that is none has the payload None."""
+    start = at
+    while at < len(data):
+        payload = _payload(data, at)
+        if payload is None:
+            at = data.find(MARK, at + 1)
+            at = len(data) if at < 0 else at
+            continue
+        if start < at:
+            yield start, at, None
+        start, at = at, at + FRAME.size + len(payload)
+        yield start, at, payload
+        start = at
+    if start < at:
+        yield start, at, None
+
+
+def _payload(data: mmap.mmap, at: int) -> bytes | None:
+    if at + FRAME.size > len(data):
+        return None
+    mark, length, checksum = FRAME.unpack_from(data, at)
+    payload = data[at + FRAME.size : at + FRAME.size + length]
+    return payload if mark == MARK and len(payload) == length and zlib.crc32(payload) == checksum else None
+
+
+def record(item: Item) -> bytes | None:
+    """`item` as bytes; None for one with a number or a text that no database would take either."""
+    told = (item.call,) if isinstance(item, Intent) else (item.request_id, item.entry, item.calls)
+    try:
+        return msgspec.msgpack.encode(told)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _decoded(payload: bytes, columns: Sequence[Sequence[str]]) -> Item:
+    """An item as this version's tables have it: the file may have been written by an older one."""
+    told: list[Any] = msgspec.msgpack.decode(payload)
+    if len(told) == 1:
+        return Intent(_fitted(told[0], columns, 0))
+    request_id, entry, made = told
+    return Settlement(request_id, _fitted(entry, columns, 2), [_fitted(row, columns, 1) for row in made])
+
+
+def _fitted(row: Sequence[Any], columns: Sequence[Sequence[str]], table: int) -> Row:
+    if columns is _COLUMNS or columns[table] == _COLUMNS[table]:
+        return tuple(row)
+    told = dict(zip(columns[table], row, strict=True))
+    return tuple(told.get(name) for name in _COLUMNS[table])
+
+
+def _locked(file: int, path: Path) -> bool:
+    """Lock the file until it is closed or its process ends; False when another has it, or it is no longer there."""
+    try:
+        _lock(file)
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _HIGH = 1 << 30  # a byte that nobody reads: a locked one could not be read by others
+
+    def _lock(file: int) -> None:
+        os.lseek(file, _HIGH, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync(file: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in `folder` survive a loss of power, where the system can."""
+    if sys.platform != "win32":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

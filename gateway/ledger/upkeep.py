@@ -1,0 +1,92 @@
+"""Upkeep: what an operator does to the ledger's database from outside; a gateway may be writing meanwhile.
+
+SQLite has one writer: while one of these holds the database, the gateway's rows wait on disk (see `spool`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, delete, exists, insert, select, update
+
+from gateway.ledger import rollup
+from gateway.ledger.reading import ledger_at
+from gateway.ledger.savings import DAY, HOUR
+from gateway.ledger.schema import calls, entries, marks
+
+BATCH = 5_000
+"""Entries that are removed in one transaction."""
+
+What = Literal["texts", "entries"]
+
+
+def check(url: str) -> list[dict[str, Any]]:
+    """The rollups that are not what the entries say: see `rollup.differences`. Nothing is changed.
+
+    Raises `ConfigError`, as all here do, when there is no ledger at `url`, or one of another version.
+    """
+    with ledger_at(url) as connection:
+        return rollup.differences(connection)
+
+
+def rebuild(url: str) -> list[dict[str, Any]]:
+    """Make the rollups anew from the entries; what was wrong with them."""
+    with ledger_at(url, for_writing=True) as connection:
+        rollup.hold(connection)
+        found = rollup.differences(connection)
+        if found:
+            rollup.rebuild(connection)
+        connection.commit()
+    return found
+
+
+def prune(url: str, before: float, what: What) -> tuple[float, int]:
+    """Remove the entries before a moment with their calls, or their texts alone; the moment, and how many they were.
+
+    The moment is moved back to the beginning of its day (UTC). Sums of what is removed stay: they are kept by the hour.
+    """
+    first = int(before // HOUR) // DAY * DAY
+    start = float(first * HOUR)
+    with ledger_at(url, for_writing=True) as connection:
+        if what == "entries":
+            _mark(connection, first)
+        removed = 0
+        while count := (_entries if what == "entries" else _texts)(connection, start):
+            connection.commit()
+            removed += count
+        connection.commit()
+    return start, removed
+
+
+def day(at: float) -> str:
+    """A moment's date in UTC."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def moment(hour: int) -> str:
+    """The beginning of an hour since the epoch, in UTC."""
+    return datetime.fromtimestamp(hour * HOUR, UTC).strftime("%Y-%m-%dT%H:00Z")
+
+
+def _mark(connection: Connection, hour: int) -> None:
+    """From now on nobody proves the sums before `hour` by entries."""
+    if rollup.kept_from(connection) < hour:
+        connection.execute(delete(marks).where(marks.c.name == "pruned"))
+        connection.execute(insert(marks).values(name="pruned", hour=hour))
+
+
+def _entries(connection: Connection, before: float) -> int:
+    # Not those with an open call: its process may yet settle it, or recovery add it.
+    is_open = exists().where(calls.c.request_id == entries.c.request_id, calls.c.is_open)
+    oldest = select(entries.c.request_id).where(entries.c.at < before, ~is_open).order_by(entries.c.at).limit(BATCH)
+    names = list(connection.scalars(oldest))
+    which = rollup.ids(connection.dialect.name, names)
+    connection.execute(delete(calls).where(rollup.named(connection.dialect.name, which, calls)))
+    connection.execute(delete(entries).where(rollup.named(connection.dialect.name, which)))
+    return len(names)
+
+
+def _texts(connection: Connection, before: float) -> int:
+    told = select(entries.c.request_id).where(entries.c.at < before, entries.c.text.is_not(None)).limit(BATCH)
+    return connection.execute(update(entries).where(entries.c.request_id.in_(told)).values(text=None)).rowcount

@@ -1,0 +1,123 @@
+"""`gkt ledger`: upkeep from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Write = Callable[..., Path]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def asked(write: Write, run: Run) -> Path:
+    """A configuration whose ledger has three requests."""
+    file = write()
+    for model in ("gkt", "gkt", "student"):
+        assert run("ask", "Why is the sky blue?", "--model", model, "--config", file).exit_code == 0
+    return file
+
+
+def execute(folder: Path, statement: str) -> None:
+    with sqlite3.connect(folder / "ledger.db") as database:
+        database.execute(statement)
+
+
+def test_sums_are_proven_and_made_anew(asked: Path, run: Run, tmp_path: Path) -> None:
+    result = run("ledger", "rebuild", "--check", "--config", asked)
+    assert (result.exit_code, result.stdout) == (0, "all sums are what the entries say\n")
+    before = run("savings", "--json", "--config", asked).stdout
+    execute(tmp_path, "UPDATE rollups SET spent = spent + 5 WHERE strategy = 'student'")
+    execute(tmp_path, "DELETE FROM rollups WHERE strategy = 'cut-off' AND level = 2")
+    assert run("savings", "--json", "--config", asked).stdout != before
+    result = run("ledger", "rebuild", "--check", "--config", asked)
+    assert result.exit_code == 1
+    assert "gkt: 2 sums are not what the entries say" in result.stderr
+    assert "anonymous, student, student, student, ok, same_length: spent " in result.stdout
+    assert "requests 0, not 2" in result.stdout
+    result = run("ledger", "rebuild", "--config", asked)
+    assert result.exit_code == 0
+    assert "2 sums were wrong and are made anew" in result.stdout
+    assert run("ledger", "rebuild", "--check", "--config", asked).exit_code == 0
+    assert run("savings", "--json", "--config", asked).stdout == before
+
+
+def test_old_entries_are_pruned_and_counted_on(asked: Path, run: Run) -> None:
+    result = run("ledger", "prune", "--older-than", "90d", "--entries", "--config", asked)
+    assert result.stdout.startswith("removed 0 entries from before 20")
+    result = run("ledger", "prune", "--before", "2999-01-01", "--entries", "--config", asked)
+    assert result.stdout == "removed 3 entries from before 2999-01-01\n"
+    assert json.loads(run("savings", "--json", "--config", asked).stdout)["data"][0]["requests"] == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--entries"],
+        ["--texts", "--entries", "--before", "2026-01-01"],
+        ["--before", "2026-01-01"],
+        ["--texts", "--before", "2026-01-01", "--older-than", "1d"],
+        ["--texts", "--older-than", "soon"],
+        ["--texts", "--before", "yesterday"],
+    ],
+)
+def test_what_is_removed_must_be_said_exactly(asked: Path, run: Run, options: list[str]) -> None:
+    assert run("ledger", "prune", *options, "--config", asked).exit_code == 2
+
+
+def test_an_export_adds_up_to_the_savings(asked: Path, run: Run, tmp_path: Path) -> None:
+    result = run("ledger", "export", tmp_path / "out.csv", "--config", asked)
+    assert result.stdout == f"3 requests written to {tmp_path / 'out.csv'}\n"
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (data,) = json.loads(run("savings", "--json", "--config", asked).stdout)["data"]
+    assert sum(int(row["spent_nano"]) for row in rows) == data["spent"]["nano_usd"]
+    assert sum(Decimal(row["baseline_likely_usd"]) for row in rows) == Decimal(data["baseline"]["usd"])
+    nothing = run("ledger", "export", tmp_path / "none.csv", "--until", "2000-01-01", "--config", asked)
+    assert nothing.stdout.startswith("0 requests")
+
+
+def test_a_price_that_was_wrong_is_mended_by_corrections(asked: Path, write: Write, run: Run) -> None:
+    def row() -> dict[str, Any]:
+        (data,) = json.loads(run("savings", "--json", "--config", asked).stdout)["data"]
+        assert isinstance(data, dict)
+        return data
+
+    span = ("ledger", "reprice", "--from", "2000-01-01", "--to", "2999-01-01")
+    assert run(*span, "--config", asked).stdout == "0 of 3 requests corrected, 0 calls: $0\n"
+    before = row()
+    dearer = write(prices={"big-teacher": {"input": 4, "output": 20}, "small": {"input": 0.01, "output": 0.08}})
+    would = run(*span, "--dry-run", "--config", dearer).stdout
+    assert would.startswith("2 of 3 requests would be corrected, 2 calls: $")
+    assert row() == before
+    assert run(*span, "--config", dearer).stdout == would.replace("would be corrected", "corrected")
+    after = row()
+    more = after["spent"]["nano_usd"] - before["spent"]["nano_usd"]
+    assert after["corrected"]["nano_usd"] == more == before["spent_by_stage"]["guidance"]["nano_usd"]
+    assert run(*span, "--config", dearer).stdout == "0 of 3 requests corrected, 0 calls: $0\n"
+    assert run("ledger", "rebuild", "--check", "--config", asked).exit_code == 0
+
+
+def test_an_export_of_the_provider_is_compared(asked: Path, run: Run, tmp_path: Path) -> None:
+    execute(tmp_path, "UPDATE calls SET stand_in = NULL")
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        ((day, tokens),) = database.execute(
+            "SELECT date(min(started), 'unixepoch'), sum(input) FROM calls WHERE seat = 'teacher'"
+        )
+    file = tmp_path / "usage.csv"
+    file.write_text(f"date,model,input_tokens\n{day},big-teacher,{tokens}\n")
+    result = run("ledger", "reconcile", file, "--upstream", "teacher", "--config", asked)
+    assert (result.exit_code, result.stdout) == (0, "1 days and models agree\n")
+    file.write_text(f"date,model,input_tokens\n{day},big-teacher,{tokens + 10}\n")
+    result = run("ledger", "reconcile", file, "--upstream", "teacher", "--config", asked)
+    assert result.exit_code == 1
+    assert f"{day} big-teacher input: export {tokens + 10:,}, ledger {tokens:,}" in result.stdout
+    assert run("ledger", "reconcile", file, "--tolerance", "99", "--config", asked).exit_code == 0
