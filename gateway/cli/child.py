@@ -6,7 +6,7 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +45,22 @@ async def serving(options: Sequence[str], log: Path) -> AsyncGenerator[Child, No
         except TimeoutError:
             child = None
         if child is None:
-            raise Trouble("\n".join(["the gateway did not start; the end of its log:", *_end(log)]))
+            raise Trouble("\n".join(["the gateway did not start; the end of its log:", *_tail(log)]))
         yield child
-        process.terminate()
+        _end(process)
         child.status = await process.wait()
     finally:
         if process.returncode is None:
-            process.terminate()
+            _end(process)
             await process.wait()
 
 
-def _end(log: Path) -> Sequence[str]:
+def _end(process: Process) -> None:
+    with suppress(ProcessLookupError):  # Ctrl-C reached it too, and it has stopped already
+        process.terminate()
+
+
+def _tail(log: Path) -> Sequence[str]:
     return log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
 
 

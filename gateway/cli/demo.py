@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import signal
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +26,7 @@ from gateway.cli import show
 from gateway.cli.group import ConfigFile, Trouble
 from gateway.cli.savings import parsed
 from gateway.config import Config
+from gateway.dashboard import PATH as DASHBOARD
 from gateway.errors import ConfigError
 from gateway.ledger.entry import SavingsRow
 from gateway.planner import ANY
@@ -86,7 +89,13 @@ QUESTIONS = (
 
 
 def demo(
-    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the ledger and the log there.")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the ledger and the log there, instead of in a new temporary folder."),
+    ] = None,
+    stay: Annotated[
+        bool, typer.Option("--serve", help="Leave the gateway running afterwards, with its dashboard, until Ctrl-C.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Start a gateway, ask it real questions through the official OpenAI SDK, and show what was saved.
@@ -99,13 +108,19 @@ def demo(
     key = next(iter(keys(settings, os.environ)), "none")
     requests = [asked(settings, question) for question in QUESTIONS]
     options = ["--config", str(config)] if config else []
-    with ExitStack() as stack:
-        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gkt-demo-")))
-        folder.mkdir(parents=True, exist_ok=True)
-        admin = admin_key(settings, os.environ) or key
-        asyncio.run(_demo(folder.absolute(), options, (key, admin), requests, show.console()))
-        if keep is not None:
-            typer.echo(f"kept: {folder}")
+    folder = keep or Path(tempfile.mkdtemp(prefix="gkt-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    admin = admin_key(settings, os.environ) or key
+    asyncio.run(_demo(folder.absolute(), options, (key, admin), requests, show.console(), stay=stay))
+    typer.echo(f"kept: {folder}")
+    command = shlex.join(["gkt", "serve", *options, "--port", "8080", "--ledger", ledger(folder)])
+    typer.echo(f"dashboard: http://127.0.0.1:8080{DASHBOARD} shows these requests after")
+    typer.echo(f"  {command}")
+
+
+def ledger(folder: Path) -> str:
+    """Where the demo keeps its accounts."""
+    return f"sqlite:///{folder.absolute() / 'ledger.db'}"
 
 
 def asked(config: Config, question: Question) -> dict[str, Any]:
@@ -131,13 +146,19 @@ def asked(config: Config, question: Question) -> dict[str, Any]:
 
 
 async def _demo(
-    folder: Path, options: Sequence[str], keys: tuple[str, str], requests: Sequence[Mapping[str, Any]], out: Console
+    folder: Path,
+    options: Sequence[str],
+    keys: tuple[str, str],
+    requests: Sequence[Mapping[str, Any]],
+    out: Console,
+    *,
+    stay: bool = False,
 ) -> None:
     from gateway.cli.child import serving
     from gateway.cli.client import ask_savings, client
 
     began = time.time()
-    options = [*options, "--ledger", f"sqlite:///{folder / 'ledger.db'}"]
+    options = [*options, "--ledger", ledger(folder)]
     async with AsyncExitStack() as stack:
         with show.working(out, "Starting the gateway and its models"):
             child = await stack.enter_async_context(serving(options, folder / "gateway.log"))
@@ -152,13 +173,36 @@ async def _demo(
         notice = next(filter(None, map(show.stand_in, receipts)), "")
         title = f"Savings, as the running gateway's ledger adds them up{f' ({notice})' if notice else ''}"
         show.sums(out, row, title)
+        checks = list(agree(receipts, row))
+        _tell(checks, out)
+        if stay:
+            out.print(Text(f"dashboard: {child.url}{DASHBOARD} shows these requests; Ctrl-C stops the gateway"))
+            await _stopped()
         with show.working(out, "Stopping the gateway"):
             await stack.aclose()
-    checks = [*agree(receipts, row), ("the gateway stopped in order", child.status == 0)]
+    stopped = ("the gateway stopped in order", child.status == 0)
+    _tell([stopped], out)
+    if not all(holds for _, holds in (*checks, stopped)):
+        raise Trouble(f"the demo found a fault: see above, and {folder / 'gateway.log'}")
+
+
+def _tell(checks: Iterable[tuple[str, bool]], out: Console) -> None:
     for says, holds in checks:
         out.print(Text(f"check: {says}: {'yes' if holds else 'NO'}", style="green" if holds else "bold red"))
-    if not all(holds for _, holds in checks):
-        raise Trouble(f"the demo found a fault: see above, and {folder / 'gateway.log'} (kept with --keep DIR)")
+
+
+async def _stopped() -> None:
+    """Returns when the user says so."""
+    said = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, lambda *_: loop.call_soon_threadsafe(said.set))
+    try:
+        await said.wait()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 async def _put(sdk: AsyncOpenAI, number: int, request: Mapping[str, Any], out: Console) -> Mapping[str, Any]:

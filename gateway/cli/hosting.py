@@ -17,6 +17,8 @@ from gateway.api.app import create_app
 from gateway.api.door import is_loopback
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
+from gateway.dashboard import PATH
+from gateway.dashboard.app import Dashboard
 from gateway.errors import ConfigError
 from gateway.keys.store import usable_at
 from gateway.pipeline import Gateway
@@ -103,7 +105,7 @@ async def hosted(config: Config, sock: socket.socket) -> AsyncGenerator[Host, No
                     raise ConfigError(f"the gateway asks for no key any more, and does not listen on {address}")
                 log.info("no key is asked for; listening on loopback only", host=address)
             # The gateway is opened here and not by the application, whose server would swallow a ConfigError.
-            app = create_app(config, opener=lambda _: nullcontext(gateway))
+            app = create_app(config, opener=lambda _: nullcontext(gateway), pages={PATH: Dashboard(gateway)})
             server = _Server(
                 uvicorn.Config(
                     app,

@@ -12,6 +12,7 @@ import typer
 from gateway import telemetry
 from gateway.cli.group import ConfigFile, changed
 from gateway.config import Config
+from gateway.dashboard import PATH as DASHBOARD
 from gateway.pipeline import Gateway
 
 READY = "gkt is ready on "
@@ -58,6 +59,7 @@ async def _serve(config: Config, sock: socket.socket) -> None:
         async with hosted(config, sock) as host:
             for line in stand_ins(host.gateway):
                 typer.echo(line)
+            typer.echo(f"dashboard: {host.url}{DASHBOARD}")
             typer.echo(f"{READY}{host.url}")  # echo flushes
             await host.ended()
     except asyncio.CancelledError:

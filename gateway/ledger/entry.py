@@ -98,6 +98,8 @@ class Query:
     strategy: str | None = None
     by: str | None = None
     """day, model, strategy, caller or hour; None: one row for all."""
+    caller: str | None = None
+    outcome: str | None = None
 
 
 class Ledger(Protocol):
@@ -121,6 +123,19 @@ class Ledger(Protocol):
 
     async def savings(self, query: Query = Query()) -> Sequence[SavingsRow]:
         """Sums of the settled entries, one row a group, ordered by group."""
+        ...
+
+    async def entries(
+        self, query: Query = Query(), *, limit: int = 100, before: tuple[float, str] | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """The newest entries that `query` wants, newest first, as plain data without their calls.
+
+        `before`: only those older than the entry with this `at` and `request_id`, for paging.
+        """
+        ...
+
+    async def calls(self, query: Query = Query(), *, limit: int = 1000) -> Sequence[Mapping[str, Any]]:
+        """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
         ...
 
     async def aclose(self) -> None:

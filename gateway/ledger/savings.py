@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, case, func, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, case, func, literal_column, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -109,8 +109,19 @@ def wanted(query: Query, table: Table = entries) -> list[ColumnElement[bool]]:
 
 
 def _named(query: Query, table: Table) -> list[ColumnElement[bool]]:
-    asked = (("model", query.model), ("strategy", query.strategy))
+    asked = (
+        ("model", query.model),
+        ("strategy", query.strategy),
+        ("caller", query.caller),
+        ("outcome", query.outcome),
+    )
     return [table.c[name] == value for name, value in asked if value is not None]
+
+
+def older(than: tuple[float, str]) -> ColumnElement[bool]:
+    """The condition that an entry comes after the one with this `at` and `request_id`, newest first."""
+    at, request_id = than
+    return and_(_row.at <= at, or_(_row.at < at, _row.request_id < request_id))
 
 
 def from_entries(query: Query) -> Select[Any]:
@@ -181,7 +192,8 @@ def _levels(query: Query) -> list[Level]:
     if query.by == "hour":
         return [LEVELS[0]]
     finest, *coarser = LEVELS
-    return [*reversed([level for level in coarser if level.by_caller is (query.by == "caller")]), finest]
+    of_callers = query.by == "caller" or query.caller is not None
+    return [*reversed([level for level in coarser if level.by_caller is of_callers]), finest]
 
 
 def _cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[tuple[Level, int | None, int | None]]:
@@ -230,6 +242,11 @@ def _name(group: Any, by: str) -> str:
     if by == "hour":
         return datetime.fromtimestamp(int(group) * HOUR, UTC).strftime("%Y-%m-%dT%H:00Z")
     return group if isinstance(group, str) else day_of(int(group) * DAY * HOUR)
+
+
+def nothing(name: str) -> SavingsRow:
+    """The row of a group without requests."""
+    return _savings(name, _Group())
 
 
 def _savings(name: str, group: _Group) -> SavingsRow:

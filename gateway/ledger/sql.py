@@ -128,9 +128,18 @@ class SqlLedger:
         """One entry with its `calls` as plain data (amounts in nano-dollars, None where unknown), or None."""
         return await asyncio.to_thread(self._store.entry, request_id)
 
-    async def entries(self, query: Query = ALL, *, limit: int = 100) -> list[dict[str, Any]]:
-        """The newest entries that `query` wants, newest first, as plain data without their calls."""
-        return await asyncio.to_thread(self._store.entries, query, limit)
+    async def entries(
+        self, query: Query = ALL, *, limit: int = 100, before: tuple[float, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest entries that `query` wants, newest first, as plain data without their calls.
+
+        `before`: only those older than the entry with this `at` and `request_id`, for paging.
+        """
+        return await asyncio.to_thread(self._store.entries, query, limit, before)
+
+    async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[dict[str, Any]]:
+        """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
+        return await asyncio.to_thread(self._store.calls, query, limit)
 
     async def savings(self, query: Query = ALL) -> Sequence[SavingsRow]:
         """Sums of the settled entries, one row a group, ordered by group; ungrouped: one row named `all`.

@@ -28,6 +28,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     make_url,
+    not_,
     select,
     update,
 )
@@ -212,12 +213,20 @@ class Store:
         told = [{"made": each["made"], "calls": orjson.loads(each["calls"])} for each in later]
         return {**entry_data(row), "calls": [call_data(call) for call in made], "corrections": told}
 
-    def entries(self, query: Query, limit: int) -> list[dict[str, Any]]:
-        """The newest `limit` entries that `query` wants, without their calls."""
-        wanted = select(entries).where(*savings.wanted(query))
+    def entries(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
+        """The newest `limit` entries that `query` wants, older than `before`, without their calls."""
+        wanted = select(entries).where(*savings.wanted(query), *([savings.older(before)] if before else []))
         newest = wanted.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
         with self._begin() as connection:
             return [entry_data(row) for row in connection.execute(newest).mappings()]
+
+    def calls(self, query: Query, limit: int) -> list[dict[str, Any]]:
+        """The settled calls of the newest `limit` entries that `query` wants."""
+        wanted = select(entries.c.request_id).where(*savings.wanted(query))
+        newest = wanted.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit).subquery()
+        made = select(calls).join(newest, newest.c.request_id == calls.c.request_id).where(not_(calls.c.is_open))
+        with self._begin() as connection:
+            return [call_data(row) for row in connection.execute(made).mappings()]
 
     def savings(self, query: Query) -> list[SavingsRow]:
         """Sums of the entries, one row a group."""

@@ -573,3 +573,44 @@ def test_sums_are_exact(
     names = ["all"] if by is None else sorted({group(entry) for entry in of_range})
     found = asyncio.run(ask())
     assert found == [folded(name, [entry for entry in of_range if group(entry) == name]) for name in names]
+
+
+async def test_entries_and_sums_of_one_caller_or_outcome(ledger: SqlLedger) -> None:
+    for number, (caller, outcome) in enumerate([("a", "ok"), ("a", "failed"), ("b", "ok")]):
+        await ledger.settle(entry(f"r{number}", pair(f"r{number}"), caller=caller, outcome=outcome))
+    for query, ids in ((Query(caller="a"), {"r0", "r1"}), (Query(outcome="ok"), {"r0", "r2"})):
+        assert {each["request_id"] for each in await ledger.entries(query)} == ids
+        (row,) = await ledger.savings(query)
+        assert row.requests == 2
+    (row,) = await ledger.savings(Query(caller="a", outcome="failed", by="strategy"))
+    assert row.requests == 1
+
+
+async def test_pages_of_entries_hold_each_once(ledger: SqlLedger) -> None:
+    for number in range(11):  # four at each moment: a page may end among equals
+        await ledger.settle(entry(f"r{number:02d}", pair(f"r{number:02d}"), at=NOON + number // 4 + 0.1))
+    whole = [each["request_id"] for each in await ledger.entries()]
+    paged: list[str] = []
+    before: tuple[float, str] | None = None
+    while found := await ledger.entries(limit=3, before=before):
+        paged += [each["request_id"] for each in found]
+        before = (found[-1]["at"], found[-1]["request_id"])
+    assert paged == whole == sorted(whole, reverse=True)
+
+
+async def test_the_calls_of_the_newest_entries(ledger: SqlLedger) -> None:
+    for number in range(3):
+        await ledger.settle(entry(f"r{number}", pair(f"r{number}"), at=NOON + number))
+    await ledger.intend(call("open"))
+    assert len(await ledger.calls()) == 6
+    newest = await ledger.calls(limit=2)
+    assert {each["request_id"] for each in newest} == {"r1", "r2"}
+    assert newest[0]["usage"]["output"] == 40
+    assert len(await ledger.calls(Query(until=NOON + 1))) == 2
+
+
+async def test_sums_by_the_hour(ledger: SqlLedger) -> None:
+    for number, at in enumerate([NOON - 0.001, NOON, NOON + 3_599.9, NOON + 3_600]):
+        await ledger.settle(entry(f"r{number}", pair(f"r{number}"), at=at))
+    rows = {row.group: row.requests for row in await ledger.savings(Query(by="hour"))}
+    assert rows == {"2027-01-15T07:00Z": 1, "2027-01-15T08:00Z": 2, "2027-01-15T09:00Z": 1}

@@ -124,7 +124,8 @@ class TestEveryStrategy:
     def test_the_stand_in_says_so_in_every_receipt(self, embedded: Served, topic: str) -> None:
         assert embedded.said == [
             "teacher: OPENAI_API_KEY is not set; 'student' (smollm2-135m-instruct) is its stand-in, "
-            "priced as if it were gpt-6-sol"
+            "priced as if it were gpt-6-sol",
+            f"dashboard: {embedded.url}/dashboard",
         ]
         answer = ask(embedded, topic, model="gpt-6-terra", messages=sky(topic), max_tokens=50)
         assert answer.receipt["notice"].startswith("stand-in, priced as if it were the teacher")

@@ -206,3 +206,13 @@ class TestAdmin:
     def test_the_admins_key_asks_no_chats(self) -> None:
         with pytest.raises(Unauthorized):
             Authenticator([KEY], OTHER).caller(f"Bearer {OTHER}")
+
+
+def test_a_secret_follows_from_the_admin_key_and_its_purpose() -> None:
+    house = Authenticator([KEY], OTHER)
+    secret = house.secret("sessions")
+    assert secret is not None
+    assert len(secret) == 32
+    assert secret == Authenticator([], OTHER).secret("sessions")
+    assert len({secret, house.secret("else"), Authenticator([KEY], KEY).secret("sessions")}) == 3
+    assert Authenticator([KEY]).secret("sessions") is None

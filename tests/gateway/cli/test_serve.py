@@ -81,7 +81,8 @@ def test_the_ready_line_the_stand_in_and_a_stop_in_order(write: Write, serve: Se
     before, port = ready(child)
     assert before == [
         "teacher: GKT_TEST_TEACHER_KEY is not set; 'student' (small) is its stand-in, "
-        "priced as if it were big-teacher\n"
+        "priced as if it were big-teacher\n",
+        f"dashboard: http://127.0.0.1:{port}/dashboard\n",
     ]
     response = post(port, "student").getresponse()
     assert response.getheader("server") is None

@@ -1,0 +1,132 @@
+"""Models: every upstream with its price, what it proved to be able to do, and how fast it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any
+
+from gateway.dashboard.page import Page
+from gateway.dashboard.period import parse
+from gateway.dashboard.tables import Column, Table
+from gateway.ledger.entry import Query
+from gateway.pipeline import Gateway
+from gateway.upstreams import Upstream
+from pricing.book import Price
+from pricing.money import Money
+
+SAMPLE = 2_000
+"""Speeds are those of the calls of so many newest requests: a page must not read a whole year of them."""
+
+COLUMNS = (
+    Column("upstream", "Upstream", "code"),
+    Column("model", "Model", "code"),
+    Column("state", "State", "state"),
+    Column("stand_in", "Stand-in", "code"),
+    Column("abilities", "Proven abilities"),
+    Column("calls", "Calls", "count"),
+    Column("failed", "Failed", "count"),
+    Column("cut", "Cut short", "count"),
+    Column("output_tokens", "Tokens out", "count"),
+    Column("spent_usd", "Spent", "money"),
+    Column("tokens_per_second", "Speed", "rate"),
+    Column("first_token_median_s", "First word, median", "seconds"),
+    Column("first_token_p95_s", "First word, 95 %", "seconds"),
+    Column("price_source", "Price source"),
+    Column("price_row", "Price row"),
+    Column("input_usd_per_million", "Input", "money"),
+    Column("cached_usd_per_million", "Cached", "money"),
+    Column("cache_write_usd_per_million", "Cache write", "money"),
+    Column("output_usd_per_million", "Output", "money"),
+    Column("usd_per_hour", "Per hour", "money"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What the calls to one upstream came to. None: no call tells.
+
+    `rate` is output tokens a second over the whole time of the calls, waiting included. `spent` sums the priced ones.
+    """
+
+    calls: int
+    failed: int
+    cut: int
+    output: int
+    spent: Money
+    rate: float | None
+    first_median: float | None
+    first_p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One upstream as the page shows it. `price` is None when nobody knows one."""
+
+    upstream: Upstream
+    state: str
+    error: str | None
+    abilities: Sequence[str]
+    price: Price | None
+    speed: Speed
+
+    @property
+    def row(self) -> list[Any]:
+        """In the order of `COLUMNS`."""
+        at, speed, price = self.upstream, self.speed, self.price
+        rates = [getattr(price, name, None) for name in ("input", "cached", "cache_write", "output", "per_hour")]
+        counts = [speed.calls, speed.failed, speed.cut, speed.output, speed.spent]
+        times = [speed.rate, speed.first_median, speed.first_p95]
+        names = [at.name, at.model, self.state, at.stand_in, ", ".join(self.abilities)]
+        return [*names, *counts, *times, price.source if price else None, price.row if price else None, *rates]
+
+
+async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
+    """The page of models."""
+    now = time.time()
+    period = parse(said, now)
+    states = (await gateway.readiness())["upstreams"]
+    calls = await gateway.ledger.calls(Query(since=period.since, until=period.until), limit=SAMPLE)
+    by_upstream: dict[str, list[Mapping[str, Any]]] = {}
+    for call in calls:
+        by_upstream.setdefault(call["upstream"], []).append(call)
+    cards = [
+        Card(
+            upstream,
+            "ready" if states[name]["ready"] else "not ready",
+            states[name].get("error"),
+            states[name].get("abilities", ()),
+            gateway.book.price(upstream.model, provider=upstream.seller, moment=now),
+            speed(by_upstream.pop(name, ())),
+        )
+        for name, upstream in gateway.upstreams.items()
+    ]
+    table = Table("models", "Upstreams", COLUMNS, [card.row for card in cards])
+    context = {
+        "period": period,
+        "cards": cards,
+        "sample": SAMPLE,
+        "calls": len(calls),
+        "gone": sorted((name, len(made)) for name, made in by_upstream.items()),
+    }
+    return Page("models.html", "Models", context, {"models": table})
+
+
+def speed(calls: Sequence[Mapping[str, Any]]) -> Speed:
+    """How fast these calls were."""
+    outputs = [(call["usage"] or {}).get("output") for call in calls]
+    timed = [(out, call["duration"]) for out, call in zip(outputs, calls, strict=True) if out and call["duration"]]
+    firsts = [call["first_token"] for call in calls if call["first_token"] is not None]
+    took = sum(duration for _, duration in timed)
+    return Speed(
+        calls=len(calls),
+        failed=sum(call["error"] is not None for call in calls),
+        cut=sum(call["cut"] for call in calls),
+        output=sum(out or 0 for out in outputs),
+        spent=Money(sum(call["amount"] or 0 for call in calls)),
+        rate=sum(out for out, _ in timed) / took if took else None,
+        first_median=median(firsts) if firsts else None,
+        first_p95=quantiles(firsts, n=20, method="inclusive")[-1] if len(firsts) > 1 else None,
+    )

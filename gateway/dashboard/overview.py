@@ -1,0 +1,131 @@
+"""Overview: spent, the teacher alone, saved; over time, by strategy, by model, by key; and what is left out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from gateway.dashboard import PATH, figures, keys, tables
+from gateway.dashboard.page import Page
+from gateway.dashboard.period import Period, address, buckets, moment, parse
+from gateway.dashboard.tables import Column, Table, by_group
+from gateway.ledger.entry import Query, SavingsRow
+from gateway.pipeline import Gateway
+from pricing.money import Money
+
+LONGEST = 1_500
+"""Days that a chart over all time can show; earlier ones are in the table."""
+
+
+async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
+    """The first page."""
+    now = time.time()
+    period = parse(said, now)
+    asked = Query(since=period.since, until=period.until)
+    ask = gateway.ledger.savings
+    (whole,) = await ask(asked)
+    by_time = await ask(replace(asked, by=period.step))
+    by_strategy, by_model, by_caller = [
+        _dearest(await ask(replace(asked, by=name))) for name in ("strategy", "model", "caller")
+    ]
+    held = await gateway.keys.all()
+    ever = whole.requests > 0 or bool(await gateway.ledger.entries(limit=1))
+    shown = {
+        "time": replace(by_group("time", f"Sums by {period.step}", by_time, _column(period)), shown=LONGEST),
+        "strategies": by_group(
+            "strategies",
+            "By strategy",
+            by_strategy,
+            Column("strategy", "Strategy"),
+            _links(by_strategy, "strategy", period),
+        ),
+        "models": by_group(
+            "models",
+            "By the model that was asked for",
+            by_model,
+            Column("model", "Model", "code"),
+            _links(by_model, "model", period),
+        ),
+        "keys": keys.table(by_caller, held, period, now),
+        "split": split(whole),
+        "sums": Table("sums", "All sums", tables.SUMS, [tables.sums(whole)]),
+        "methods": methods(whole),
+    }
+    charts = {
+        "time": figures.over_time(by_time, _names(by_time, period, now), period.step),
+        "strategies": figures.strategies(by_strategy),
+        "split": figures.split(whole),
+        "models": figures.groups("models", "By the model that was asked for", by_model),
+        "keys": keys.chart(by_caller, held),
+    }
+    context = {
+        "period": period,
+        "row": whole,
+        "saved_share": tables.saved_share(whole),
+        "saved_range": saved_range(whole),
+        "charts": charts,
+        "beside": keys.BESIDE,
+        "ever": ever,
+        "stand_ins": [upstream for upstream in gateway.upstreams.values() if upstream.stand_in is not None],
+        "models": gateway.planner.models(),
+        "needs_key": not gateway.auth.open,
+    }
+    return Page("overview.html", "Overview", context, shown)
+
+
+def saved_range(row: SavingsRow) -> tuple[Money, Money] | None:
+    """The least and the most that may have been saved, from the baseline's range; None where that is unknown."""
+    if row.baseline_low is None or row.baseline_high is None:
+        return None
+    return row.baseline_low - row.compared_spent, row.baseline_high - row.compared_spent
+
+
+def split(row: SavingsRow) -> Table:
+    """Spending by stage, and what of it was wasted."""
+    parts = [(stage, amount) for stage, amount in row.spent_by_stage.items()]
+    parts.append(("guidance that was wasted (part of guidance)", row.wasted_spent))
+    share = row.spent.nano
+    return Table(
+        "split",
+        "Where the money went",
+        (Column("stage", "Stage"), Column("spent_usd", "Spent", "money"), Column("share", "Share", "percent")),
+        [[name, amount, amount.nano / share if share else None] for name, amount in parts],
+    )
+
+
+def methods(row: SavingsRow) -> Table:
+    """How the baselines of the compared requests were found."""
+    total = row.baseline.nano if row.baseline else 0
+    return Table(
+        "methods",
+        "How the teacher alone was reckoned",
+        (
+            Column("method", "Method"),
+            Column("teacher_alone_usd", "Teacher alone", "money"),
+            Column("share", "Share", "percent"),
+        ),
+        [[name, amount, amount.nano / total if total else None] for name, amount in row.baseline_by_method.items()],
+    )
+
+
+def _dearest(rows: Sequence[SavingsRow]) -> list[SavingsRow]:
+    return sorted(rows, key=lambda row: (-row.spent.nano, -row.requests, row.group))
+
+
+def _links(rows: Sequence[SavingsRow], name: str, period: Period) -> list[str]:
+    """Where the requests behind each row are."""
+    return [address(f"{PATH}/requests", period.fields, {name: row.group}) for row in rows]
+
+
+def _column(period: Period) -> Column:
+    return Column("hour_utc", "Hour", "hour") if period.step == "hour" else Column("day_utc", "Day (UTC)")
+
+
+def _names(rows: Sequence[SavingsRow], period: Period, now: float) -> list[str]:
+    """All hours or days of the period that are over or have begun, or since the first request."""
+    begin = period.since if period.since is not None else moment(rows[0].group) if rows else now
+    end = min(now, period.until) if period.until is not None else now
+    if rows:
+        end = max(end, moment(rows[-1].group) + 1)
+    return list(buckets(period.step, begin, end))[-LONGEST:]

@@ -1,0 +1,193 @@
+"""Requests: the newest first, filtered, a page at a time; and one of them opened whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+from urllib.parse import quote
+
+from gateway.chat import Outcome, StrategyName
+from gateway.dashboard import PATH
+from gateway.dashboard.page import Page
+from gateway.dashboard.period import address, parse
+from gateway.dashboard.tables import Column, Table
+from gateway.dashboard.timeline import timeline
+from gateway.errors import BadRequest, NotFound
+from gateway.ledger.entry import Query
+from gateway.pipeline import Gateway
+from pricing.money import Money
+
+LIST = f"{PATH}/requests"
+ROWS = 50
+CSV_ROWS = 5_000
+"""Requests of one CSV file; the next ones begin after its last row, as `before` says."""
+
+OFFERED = 200
+"""Names that a filter offers to choose from; others can be typed."""
+
+STRATEGIES: tuple[str, ...] = get_args(StrategyName)
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+LISTED = (
+    Column("at", "Time", "moment"),
+    Column("request_id", "Request", "code"),
+    Column("model", "Model", "code"),
+    Column("strategy", "Strategy"),
+    Column("outcome", "Outcome", "state"),
+    Column("caller", "Key", "code"),
+    Column("input_tokens", "Tokens in", "count"),
+    Column("output_tokens", "Tokens out", "count"),
+    Column("spent_usd", "Spent", "money"),
+    Column("teacher_alone_usd", "Teacher alone", "money"),
+    Column("saved_usd", "Saved", "money"),
+    Column("method", "Method"),
+    Column("first_token_s", "First word", "seconds"),
+    Column("total_s", "Total", "seconds"),
+    Column("wasted", "Wasted"),
+    Column("error", "Error"),
+    Column("stand_in", "Stand-in"),
+)
+"""All that a list of requests says."""
+
+CALLS = (
+    Column("stage", "Stage"),
+    Column("seat", "Seat"),
+    Column("upstream", "Upstream", "code"),
+    Column("model", "Model", "code"),
+    Column("stand_in", "Stand-in", "code"),
+    Column("input_tokens", "In", "count"),
+    Column("cached_tokens", "Cached", "count"),
+    Column("cache_write_tokens", "Cache write", "count"),
+    Column("output_tokens", "Out", "count"),
+    Column("reasoning_tokens", "Reasoning", "count"),
+    Column("usage_source", "Counted by"),
+    Column("cost_usd", "Cost", "money"),
+    Column("first_token_s", "First word", "seconds"),
+    Column("total_s", "Total", "seconds"),
+    Column("finish", "End"),
+    Column("error", "Error"),
+    Column("price_source", "Price source"),
+    Column("price_row", "Price row"),
+    Column("input_usd_per_million", "Input", "money"),
+    Column("cached_usd_per_million", "Cached", "money"),
+    Column("cache_write_usd_per_million", "Cache write", "money"),
+    Column("output_usd_per_million", "Output", "money"),
+    Column("usd_per_hour", "Per hour", "money"),
+)
+
+
+async def listing(gateway: Gateway, said: Mapping[str, str]) -> Page:
+    """The page of requests."""
+    period = parse({"range": "30d", **said} if not (said.get("from") or said.get("to")) else said, time.time())
+    filters = {name: said.get(name, "").strip() for name in ("model", "strategy", "outcome", "caller")}
+    for name, known in (("strategy", STRATEGIES), ("outcome", OUTCOMES)):
+        if filters[name] and filters[name] not in known:
+            raise BadRequest(f"There is no {name} '{filters[name][:40]}'.", param=name)
+    everything = Query(since=period.since, until=period.until)
+    model, strategy, outcome, caller = (value or None for value in filters.values())
+    query = replace(everything, model=model, strategy=strategy, outcome=outcome, caller=caller)
+    rows = CSV_ROWS if said.get("format") == "csv" else ROWS
+    found = await gateway.ledger.entries(query, limit=rows + 1, before=_before(said.get("before", "")))
+    entries, more = found[:rows], len(found) > rows
+    here = {**period.fields, **filters}
+    links = [f"{LIST}/{quote(entry['request_id'], safe='')}" for entry in entries]
+    context = {
+        "period": period,
+        "filters": filters,
+        "filtered": any(filters.values()),
+        "entries": entries,
+        "links": links,
+        "here": here,
+        "older": address(LIST, here, {"before": cursor(entries[-1])}) if more else None,
+        "paged": bool(said.get("before")),
+        "csv": address(LIST, here, {"before": said.get("before"), "format": "csv", "table": "requests"}),
+        "csv_rows": CSV_ROWS,
+        "strategies": STRATEGIES,
+        "outcomes": OUTCOMES,
+        "models": await _names(gateway, replace(everything, by="model")),
+        "callers": await _names(gateway, replace(everything, by="caller")),
+        "ever": bool(entries) or bool(await gateway.ledger.entries(limit=1)),
+    }
+    table = Table("requests", "Requests, newest first", LISTED, [listed(entry) for entry in entries], links, rows)
+    return Page("requests.html", "Requests", context, {"requests": table})
+
+
+async def one(gateway: Gateway, request_id: str) -> Page:
+    """One request, opened whole. Raises `NotFound`."""
+    entry = await gateway.ledger.entry(request_id)
+    if entry is None:
+        raise NotFound(f"No settled request has the id '{request_id[:80]}'.", param="id", code="request_not_found")
+    table = Table("calls", "Stages", CALLS, [stage(call) for call in entry["calls"]])
+    context = {
+        "entry": entry,
+        "saved": saved(entry),
+        "saved_share": share(entry),
+        "timeline": timeline(entry),
+        "prices": [call["price"] for call in entry["calls"]],
+        "stores_text": gateway.config.ledger.store_text,
+        "csv": address(f"{LIST}/{quote(request_id, safe='')}", {"format": "csv", "table": "calls"}),
+    }
+    return Page("request.html", f"Request {request_id}", context, {"calls": table})
+
+
+def listed(entry: Mapping[str, Any]) -> list[Any]:
+    """An entry in the order of `LISTED`."""
+    baseline = entry["baseline"] or {"likely": None, "method": None}
+    money = [_money(entry["spent"]), _money(baseline["likely"]), saved(entry)]
+    tokens = [entry["visible_input"], entry["visible_output"]]
+    names = [entry["request_id"], entry["model"], entry["strategy"], entry["outcome"], entry["caller"]]
+    times = [entry["first_token"], entry["duration"]]
+    marks = [entry["wasted"], entry["error"], "yes" if entry["stand_in"] else "no"]
+    return [entry["at"], *names, *tokens, *money, baseline["method"], *times, *marks]
+
+
+def stage(call: Mapping[str, Any]) -> list[Any]:
+    """A call in the order of `CALLS`."""
+    usage = call["usage"] or {}
+    price = call["price"] or {}
+    counts = [usage.get(name) for name in ("input", "cached", "cache_write", "output", "reasoning", "source")]
+    rates = [_money(price.get(name)) for name in ("input", "cached", "cache_write", "output", "per_hour")]
+    names = [call[name] for name in ("stage", "seat", "upstream", "model", "stand_in")]
+    times = [call["first_token"], call["duration"]]
+    end = [call["finish"], "cut" if call["cut"] and not call["error"] else call["error"]]
+    return [*names, *counts, _money(call["amount"]), *times, *end, price.get("source"), price.get("row"), *rates]
+
+
+def saved(entry: Mapping[str, Any]) -> Money | None:
+    """The likely baseline less the spending; None where either is unknown."""
+    likely = entry["baseline"] and entry["baseline"]["likely"]
+    return None if likely is None or entry["spent"] is None else Money(likely - entry["spent"])
+
+
+def share(entry: Mapping[str, Any]) -> float | None:
+    """What part of the likely baseline was saved."""
+    money = saved(entry)
+    return None if money is None or not entry["baseline"]["likely"] else money.nano / entry["baseline"]["likely"]
+
+
+def cursor(entry: Mapping[str, Any]) -> str:
+    """Names an entry's place in the list; the time in full, so that none is left out or shown twice."""
+    return f"{entry['at']!r}~{entry['request_id']}"
+
+
+def _before(text: str) -> tuple[float, str] | None:
+    at, mark, request_id = text.partition("~")
+    if not text:
+        return None
+    try:
+        if not mark:
+            raise ValueError
+        return float(at), request_id
+    except ValueError:
+        raise BadRequest("This page of requests does not exist.", param="before") from None
+
+
+async def _names(gateway: Gateway, query: Query) -> Sequence[str]:
+    rows = await gateway.ledger.savings(query)
+    return sorted(row.group for row in sorted(rows, key=lambda row: -row.requests)[:OFFERED])
+
+
+def _money(nano: int | None) -> Money | None:
+    return None if nano is None else Money(nano)

@@ -1,0 +1,269 @@
+"""The pages in a real Chromium, over a real gateway on a real port: what a person does, and what a person sees.
+
+Skipped where there is no Chromium (`GKT_CHROMIUM` names one that lies elsewhere) or no Playwright.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.cli.child import serving
+from gateway.ledger.entry import Entry, Query
+from gateway.ledger.sql import SqlLedger
+from pricing.money import Money
+
+pytest.importorskip("playwright")
+from playwright.async_api import ConsoleMessage, Page, async_playwright
+
+CHROMIUM = os.environ.get("GKT_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ADMIN = "admin-key-of-the-test"
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium is installed (apt-get install chromium)"),
+]
+
+CONFIG: dict[str, Any] = {
+    "server": {"keys_env": "GKT_TEST_KEYS", "admin_key_env": "GKT_TEST_ADMIN"},
+    "upstreams": {
+        "teacher": {"kind": "scripted", "model": "gpt-6-sol", "says": "The sky is"},
+        "student": {"kind": "scripted", "model": "mine", "says": "blue."},
+    },
+    "routes": {"gkt": {"teacher": "teacher", "student": "student"}},
+    "prices": {"gpt-6-sol": {"input": 2, "output": 10}, "mine": {"input": 1, "output": 1}},
+}
+
+
+@dataclass
+class Site:
+    """A served gateway, and one page of a browser that looks at it. `said`: warnings and errors of the console."""
+
+    url: str
+    page: Page
+    entries: list[Entry]
+    ledger: SqlLedger
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    async def open(self, path: str = "", *, charts: bool = False) -> None:
+        await self.page.goto(f"{self.url}/dashboard{path}")
+        if charts:
+            await self.drawn()
+
+    async def drawn(self) -> None:
+        await self.page.wait_for_selector("html[data-drawn]", state="attached")
+
+    async def log_in(self) -> None:
+        await self.page.get_by_label("Admin key").fill(ADMIN)
+        await self.page.get_by_role("button", name="Log in").click()
+        await self.page.wait_for_url(lambda url: "/login" not in url)
+
+    async def traces(self, chart: str) -> list[dict[str, Any]]:
+        """What plotly drew, as it holds it."""
+        found: list[dict[str, Any]] = await self.page.eval_on_selector(
+            f'figure[data-chart="{chart}"] .plot',
+            "plot => plot.data.map(({name, x, y, customdata}) => ({name, x, y, customdata}))",
+        )
+        return found
+
+
+def written(message: ConsoleMessage) -> str:
+    return f"{message.type}: {message.text}"
+
+
+@asynccontextmanager
+async def looked_at(
+    folder: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, **context: Any
+) -> AsyncGenerator[Site, None]:
+    """A gateway that has answered `entries`, in a browser with these settings."""
+    monkeypatch.setenv("GKT_TEST_KEYS", "callers-key")
+    monkeypatch.setenv("GKT_TEST_ADMIN", ADMIN)
+    url = f"sqlite:///{folder}/ledger.db"
+    ledger = await SqlLedger.open(url)
+    try:
+        await asyncio.gather(*(ledger.settle(each) for each in entries))
+        file = folder / "config.yaml"
+        file.write_text(yaml.safe_dump(CONFIG), "utf-8")
+        async with (
+            serving(["--config", str(file), "--ledger", url], folder / "log") as gateway,
+            async_playwright() as play,
+        ):
+            browser = await play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            settings = {"viewport": {"width": 1280, "height": 900}, "timezone_id": "Asia/Tokyo", "locale": "en-GB"}
+            page = await browser.new_page(**{**settings, **context})
+            site = Site(gateway.url, page, entries, ledger)
+            page.on("console", lambda m: site.said.append(written(m)) if m.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: site.said.append(f"thrown: {error}"))
+            page.on("request", lambda request: site.asked.append(request.url))
+            yield site
+            await browser.close()
+        assert site.said == []
+        assert [each for each in site.asked if not each.startswith((gateway.url, "data:"))] == []
+    finally:
+        await ledger.aclose()
+
+
+Requests = Callable[[], list[Entry]]
+
+
+async def test_a_morning(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log in, look at the sums and a chart, filter, open a request, log out."""
+    async with looked_at(tmp_path, answered(), monkeypatch) as site:
+        page = site.page
+        await site.open("?range=30d")
+        assert "/dashboard/login?next=" in page.url
+        assert await page.evaluate("document.activeElement.id") == "key"
+        await site.log_in()
+        assert page.url == f"{site.url}/dashboard?range=30d", "the page that was wanted"
+        await site.drawn()
+
+        # A chart that was drawn from known requests shows known amounts.
+        lines = [call.line for each in site.entries if each.request_id != "old-1" for call in each.calls]
+        known = {
+            stage: Money.total(line.amount for line in lines if line and line.amount and line.stage == stage)
+            for stage in ("guidance", "answer", "fallback")
+        }
+        drawn = {trace["name"]: trace for trace in await site.traces("over-time")}
+        for stage, amount in known.items():
+            assert Money.total(Money.usd(text[1:]) for text in drawn[stage]["customdata"]) == amount
+            assert sum(round(value * 1e9) for value in drawn[stage]["y"]) == amount.nano
+        bars = page.locator('figure[data-chart="over-time"] .barlayer .point path')
+        assert await bars.count() == 3 * 30
+        split = {
+            name: value
+            for trace in await site.traces("split")
+            for name, value in zip(trace["y"], trace["x"], strict=True)
+        }
+        assert round(split["fallback"] * 1e9) == known["fallback"].nano
+        (strategies,) = await site.traces("strategies")
+        assert dict(zip(strategies["y"], strategies["x"], strict=True)) == {"cut-off": 8, "teacher": 1, "student": 1}
+        (row,) = await site.ledger.savings(Query())
+        assert row.requests == len(site.entries)
+
+        await page.get_by_role("link", name="Requests", exact=True).click()
+        await page.get_by_label("Strategy").select_option("teacher")  # sends the form by itself
+        await page.wait_for_url("**strategy=teacher**")
+        opened = page.locator("tbody th a")
+        assert await opened.count() == 1
+        await opened.click()
+        assert await page.get_by_role("heading", level=1).inner_text() == "teacher-1"
+        assert await page.locator("#spent data.money").first.get_attribute("value") == "0.500000009"
+        box = await page.locator("svg .answer-fill").last.bounding_box()
+        assert box is not None
+        assert box["width"] > 100
+
+        await page.get_by_role("button", name="Log out").click()
+        await page.wait_for_url("**/login")
+        await site.open("/requests/teacher-1")
+        assert "/login" in page.url
+
+
+async def test_times_are_the_viewer_s(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with looked_at(tmp_path, answered(), monkeypatch) as site:
+        await site.open()
+        await site.log_in()
+        await site.open("/requests/guided-0")
+        time = site.page.locator("time").first
+        utc, shown = await time.get_attribute("title"), await time.inner_text()
+        assert utc is not None
+        hour = (int(utc.split()[1][:2]) + 9) % 24
+        assert f"{hour:02d}:{utc.split()[1][3:]}" in shown
+        assert "Asia/Tokyo" in await site.page.locator("footer").inner_text()
+        # Hours on a chart are the viewer's too; what the page was sent is UTC.
+        await site.open("?range=today", charts=True)
+        (trace, *_) = await site.traces("over-time")
+        assert trace["x"][0].endswith("T09:30:00")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_it_can_be_read(
+    scheme: str, width: int, answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No page is wider than the screen, everything contrasts, and pictures are kept in pytest's folder."""
+    look: dict[str, Any] = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+    async with looked_at(tmp_path, answered(), monkeypatch, **look) as site:
+        await site.open("/login")
+        await site.page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png")
+        await site.log_in()
+        pages = {"overview": "?range=all", "requests": "/requests", "request": "/requests/fallback-1"}
+        for name, path in {**pages, "models": "/models", "keys": "/keys?range=all"}.items():
+            await site.open(path, charts=name in ("overview", "keys"))
+            assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, name
+            await site.page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
+            worst = await site.page.evaluate(CONTRAST)
+            assert worst["ratio"] >= 4.5, (name, worst)
+
+
+async def test_by_keyboard_alone(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with looked_at(tmp_path, answered(), monkeypatch) as site:
+        await site.open()
+        await site.page.keyboard.type(ADMIN)
+        await site.page.keyboard.press("Enter")
+        await site.page.wait_for_url("**/dashboard")
+        await site.page.keyboard.press("Tab")
+        assert await site.page.evaluate("document.activeElement.className") == "skip"
+        assert (await site.page.locator(".skip").bounding_box() or {"y": -1})["y"] >= 0, "it is seen when it is reached"
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert await site.page.evaluate(outline) == "solid"
+        await site.page.keyboard.press("Enter")
+        await site.page.keyboard.press("Tab")
+        assert await site.page.evaluate("document.activeElement.closest('main') !== null")
+
+
+async def test_a_change_to_dark_repaints_the_charts(
+    answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looked_at(tmp_path, answered(), monkeypatch, color_scheme="light") as site:
+        await site.open()
+        await site.log_in()
+        await site.drawn()
+        colour = "document.querySelector('figure[data-chart=split] .plot').layout.font.color"
+        light = await site.page.evaluate(colour)
+        await site.page.emulate_media(color_scheme="dark")
+        await site.page.wait_for_selector('html[data-drawn="dark"]', state="attached")
+        assert await site.page.evaluate(colour) != light
+
+
+CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const parse = (text) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = text;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  let worst = {ratio: 21};
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), of = walker.currentNode.parentElement;
+    if (!text || of.closest("svg, script, .plot, .hidden, .skip, datalist, option") || !of.checkVisibility()) continue;
+    let under = of;
+    while (parse(getComputedStyle(under).backgroundColor)[3] < 255 && under.parentElement) under = under.parentElement;
+    const pair = [getComputedStyle(of).color, getComputedStyle(under).backgroundColor].map(parse).map(light);
+    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (ratio < worst.ratio) worst = {ratio, text: text.slice(0, 60)};
+  }
+  return worst;
+}"""

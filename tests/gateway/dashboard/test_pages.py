@@ -1,0 +1,375 @@
+"""What the pages say is what the ledger holds, to the nano-dollar; whatever callers call their models."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from gateway.dashboard import PATH
+from gateway.keys.key import Grant
+from gateway.ledger.entry import Entry, Query
+from pricing.money import Money
+
+pytestmark = pytest.mark.anyio
+
+NASTY = "<script>alert(1)</script>&\"'"
+
+
+def spent(entries: Sequence[Entry]) -> Money:
+    """Every priced line, added up here and not by the ledger."""
+    return Money.total(c.line.amount for e in entries for c in e.calls if c.line and c.line.amount is not None)
+
+
+def compared(entries: Sequence[Entry]) -> list[Entry]:
+    return [each for each in entries if each.spent is not None and each.baseline is not None]
+
+
+def rows(response: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(response.text)))
+
+
+def recent(entries: Sequence[Entry]) -> list[Entry]:
+    return [each for each in entries if each.request_id != "old-1"]
+
+
+async def test_the_overview_is_exact(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get("", range="30d")
+        entries = recent(site.entries)
+        base = [each.baseline for each in compared(entries) if each.baseline]
+        likely = Money.total(each.likely for each in base if each.likely)
+        alone = Money.total(each.spent for each in compared(entries) if each.spent)
+        low = Money.total(each.low for each in base if each.low)
+        high = Money.total(each.high for each in base if each.high)
+        assert page.amounts("spent") == [spent(entries).plain, Money(17).plain]
+        assert page.amounts("baseline") == [likely.plain, low.plain, high.plain]
+        saved, least, most = likely - alone, low - alone, high - alone
+        assert page.amounts("saved") == [saved.plain, least.plain, most.plain, alone.plain]
+        assert f"{saved.nano / likely.nano * 100:.1f} %" in page.text.replace("\xa0", " ")
+        assert "measured and same_length, over 9 of 10 requests" in page.text
+        assert "1 failed, 9 ok" in page.text
+        assert re.search(r"Unpriced *1 *requests with a call that has no known price", page.text)
+        assert "Output-token ratio (the paper’s)" in page.text
+        assert "All-in cost ratio" in page.text
+
+
+async def test_the_figures_are_the_ledger_s(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get("", range="30d")
+        charts = {each["layout"].get("xaxis", {}).get("type", ""): each for each in map(json.loads, page.scripts[:1])}
+        over_time = charts["date"]
+        drawn = {trace["name"]: trace for trace in over_time["data"]}
+        (row,) = await site.gateway.ledger.savings(Query(since=time.time() - 30 * 86_400))
+        for stage, amount in row.spent_by_stage.items():
+            told = [Money.usd(text.replace("$", "")) for text in drawn[stage]["customdata"]]
+            assert Money.total(told) == amount
+            assert sum(round(value * 1e9) for value in drawn[stage]["y"]) == amount.nano
+        assert Money.total(Money.usd(t.replace("$", "")) for t in drawn["teacher alone"]["customdata"]) == row.baseline
+        assert len(drawn["answer"]["x"]) == 30
+
+
+async def test_every_figure_is_one_that_plotly_knows(pages: Any) -> None:
+    from plotly import graph_objects
+
+    async with pages() as site:
+        for path, count in (("", 5), ("/keys", 1)):
+            page = await site.get(path, range="all")
+            assert len(page.scripts) == count
+            for script in page.scripts:
+                text = script.replace('"--', '"#').replace("#", "")  # names of our colours are not plotly's
+                for name in ("guidance", "answer", "fallback", "wasted", "baseline", "accent"):
+                    text = text.replace(f'"color":"{name}"', '"color":"red"')
+                figure = json.loads(text)
+                for trace in figure["data"]:
+                    if isinstance(trace.get("marker", {}).get("color"), list):
+                        trace["marker"]["color"] = ["red"] * len(trace["marker"]["color"])
+                graph_objects.Figure(figure)
+
+
+@pytest.mark.parametrize(
+    ("table", "by"), [("strategies", "strategy"), ("models", "model"), ("keys", "caller"), ("time", "day")]
+)
+async def test_tables_are_exact(pages: Any, table: str, by: str) -> None:
+    async with pages() as site:
+        told = rows(await site.csv("", range="all", table=table))
+        held = {row.group: row for row in await site.gateway.ledger.savings(Query(by=by))}
+        assert len(told) == len(held)
+        for line in told:
+            group = next(iter(line.values()))
+            row = held[group.removeprefix("'") if group.startswith("'=") else group]
+            assert line["spent_usd"] == row.spent.plain
+            assert line["requests"] == str(row.requests)
+            assert line["saved_usd"] == ("" if row.saved is None else row.saved.plain)
+            assert line["unpriced"] == str(row.unpriced)
+            assert line["guidance_usd"] == row.spent_by_stage["guidance"].plain
+        assert sum(Money.usd(line["spent_usd"]).nano for line in told) == spent(site.entries).nano
+
+
+async def test_the_smaller_tables(pages: Any) -> None:
+    async with pages() as site:
+        (sums,) = rows(await site.csv("", range="all", table="sums"))
+        assert sums["spent_usd"] == spent(site.entries).plain
+        assert sums["wasted_usd"] == Money(7).plain
+        assert sums["notional_usd"] == Money(17).plain
+        split = {line["stage"]: line["spent_usd"] for line in rows(await site.csv("", range="all", table="split"))}
+        assert split["fallback"] == Money(900_000_031).plain
+        methods = {
+            line["method"]: line["teacher_alone_usd"] for line in rows(await site.csv("", range="all", table="methods"))
+        }
+        assert methods["measured"] == Money(500_000_009).plain
+        assert (await site.http.get(PATH, params={"format": "csv", "table": "no"})).status_code == 404
+        assert (await site.http.get(PATH, params={"format": "xml"})).status_code == 400
+
+
+async def test_by_the_hour(pages: Any) -> None:
+    async with pages() as site:
+        now = datetime.now(UTC)
+        told = rows(
+            await site.csv(
+                "", range="custom", **{"from": (now.date()).isoformat(), "to": now.date().isoformat()}, table="time"
+            )
+        )
+        today = [each for each in site.entries if datetime.fromtimestamp(each.at, UTC).date() == now.date()]
+        assert sum(int(line["requests"]) for line in told) == len(today)
+        assert {line["hour_utc"] for line in told} == {
+            datetime.fromtimestamp(each.at, UTC).strftime("%Y-%m-%dT%H:00Z") for each in today
+        }
+
+
+async def test_names_of_callers_are_only_text(pages: Any) -> None:
+    async with pages() as site:
+        for path in ("", "/requests", "/requests/unpriced-1", "/keys"):
+            page = await site.get(path, range="all")
+            assert all(script.strip().startswith("{") for script in page.scripts)
+        assert "<script>alert(1)</script>" in (await site.get("/requests", range="all")).text
+        page = await site.get("/requests", range="all", model=NASTY)
+        assert {said.get("value") for said in page.all("input") if said.get("id") == "model"} == {NASTY}
+        page = await site.get("/requests", 400, strategy=NASTY)
+        assert NASTY in page.text
+
+
+async def test_spreadsheets_run_nothing(pages: Any) -> None:
+    async with pages() as site:
+        told = rows(await site.csv("/requests", range="all", table="requests"))
+        assert {line["model"] for line in told if "HYPERLINK" in line["model"]} == {'\'=HYPERLINK("http://x")'}
+
+
+async def test_requests_newest_first_and_filtered(pages: Any) -> None:
+    async with pages() as site:
+        links = [said["href"] for said in (await site.get("/requests")).all("a") if "/requests/" in said["href"]]
+        newest = sorted(recent(site.entries), key=lambda each: -each.at)
+        assert links == [f"{PATH}/requests/{each.request_id}" for each in newest]
+        for name, value in (
+            ("caller", "key-bbbb"),
+            ("outcome", "failed"),
+            ("strategy", "teacher"),
+            ("model", "gkt"),
+        ):
+            told = rows(await site.csv("/requests", range="all", **{name: value}))
+            wanted = [each.request_id for each in newest if getattr(each, name) == value]
+            assert [line["request_id"] for line in told] == wanted
+            assert wanted
+            page = await site.get("/requests", range="all", **{name: value})
+            assert f"{len(wanted)} request" in page.text
+        page = await site.get("/requests", caller="nobody")
+        assert "No request fits" in page.text
+
+
+async def test_paging_shows_each_request_once(pages: Any, made: Any) -> None:
+    now = time.time()
+    # Many at the very same moment: the page's end then lies among equals.
+    entries = [
+        made.entry(
+            f"r-{number:03d}", now - number // 40, [made.call(f"r-{number:03d}", 0, "answer", "student", 1, now)]
+        )
+        for number in range(120)
+    ]
+    async with pages(entries) as site:
+        seen: list[str] = []
+        page = await site.get("/requests")
+        while True:
+            seen += [s["href"].rpartition("/")[2] for s in page.all("a") if "/requests/" in s["href"]]
+            older = [said["href"] for said in page.all("a") if said.get("rel") == "next"]
+            if not older:
+                break
+            page = await site.get(older[0].removeprefix(PATH))
+        assert len(seen) == len(set(seen)) == 120
+        assert seen == [e.request_id for e in sorted(entries, key=lambda e: (e.at, e.request_id), reverse=True)]
+        assert (await site.http.get(f"{PATH}/requests?before=nonsense")).status_code == 400
+
+
+async def test_one_request_opened_whole(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get("/requests/fallback-1")
+        total = Money(7 + 5 + 900_000_031)
+        assert page.amounts("spent")[0] == total.plain
+        assert page.amounts("saved") == [(Money(2_000_000_011) - total).plain]
+        assert page.amounts("baseline") == [Money(n).plain for n in (2_000_000_011, 1_500_000_007, 3_000_000_013)]
+        for text in (
+            "Wasted guidance: reasoning",
+            "Unavailable",
+            "route *: cut-off",
+            "config: gpt-6-sol",
+            "128 cached",
+        ):
+            assert text in page.text
+        bars = [said for said in page.all("rect") if said["class"] != "track"]
+        assert len(bars) == 5, "three stages, of which one said no word"
+        for said in bars:
+            begin, width = (float(said[name].removesuffix("%")) for name in ("x", "width"))
+            assert 0 <= begin <= begin + width <= 100.01
+        (line,) = (said for said in page.all("div") if said.get("class") == "lines")
+        assert "answer by student: asked at 0.00 s, no word came" in line["aria-label"]
+        told = rows(await site.csv("/requests/fallback-1"))
+        assert [each["cost_usd"] for each in told] == [Money(n).plain for n in (7, 5, 900_000_031)]
+        assert told[0]["input_usd_per_million"] == "2"
+        assert (await site.get("/requests/unpriced-1")).amounts("spent") == []
+        assert "No settled request has the id" in (await site.get("/requests/nobody", 404)).text
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_text_is_shown_only_where_it_was_stored(pages: Any, made: Any, stored: bool) -> None:
+    text = {"messages": [{"role": "user", "content": "A secret <b>question</b>"}], "answer": "Its answer."}
+    one = made.entry("told", time.time(), [made.call("told", 0, "answer", "student", 1, time.time())], text=text)
+    async with pages([one], text=stored) as site:
+        page = await site.get("/requests/told")
+        assert ("A secret <b>question</b>" in page.text) is stored
+        assert ("Its answer." in page.text) is stored
+        assert ("Not stored." in page.text) is not stored
+
+
+async def test_models(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get("/models", range="all")
+        told = {line["upstream"]: line for line in rows(await site.csv("/models", range="all"))}
+        assert set(told) == {"teacher", "student"}
+        calls = [call for each in site.entries for call in each.calls]
+        for name, line in told.items():
+            own = [call for call in calls if call.upstream == name]
+            amounts = [call.line.amount for call in own if call.line and call.line.amount is not None]
+            assert line["calls"] == str(len(own))
+            assert line["spent_usd"] == Money.total(amounts).plain
+            assert float(line["tokens_per_second"]) == pytest.approx(40 / 1.5)
+            assert float(line["first_token_median_s"]) == 0.25
+            assert line["state"] == "ready"
+        assert told["student"]["failed"] == "1"
+        assert told["teacher"]["input_usd_per_million"] == "2"
+        assert told["student"]["input_usd_per_million"] == ""
+        assert "its calls stay unpriced" in page.text
+
+
+async def test_keys(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get("/keys", range="all")
+        assert "4 keys asked" in page.text
+        links = [said["href"] for said in page.all("a") if "caller=" in said["href"]]
+        assert [each.partition("caller=")[2] for each in links] == ["key-aaaa", "key-bbbb", "key-cccc", "key-old"]
+        assert "1 request CSV" in (await site.get(links[-1].removeprefix(PATH))).text
+
+
+async def test_keys_have_names_and_those_that_nobody_used_are_there_too(pages: Any, made: Any) -> None:
+    async with pages([]) as site:
+        used, _ = await site.gateway.keys.create(Grant(name="Ada's laptop", owner="ada", tags=("research",)))
+        unused, _ = await site.gateway.keys.create(Grant(name="spare"))
+        await site.gateway.keys.revoke(unused.id)
+        now = time.time()
+        one = made.entry("r", now, [made.call("r", 0, "answer", "student", 11, now)], caller=used.id)
+        await site.gateway.ledger.settle(one)
+        told = {line["caller"]: line for line in rows(await site.csv("/keys"))}
+        assert (told[used.id]["name"], told[used.id]["owner"], told[used.id]["tags"]) == (
+            "Ada's laptop",
+            "ada",
+            "research",
+        )
+        assert told[used.id]["spent_usd"] == Money(11).plain
+        assert (told[unused.id]["requests"], told[unused.id]["spent_usd"], told[unused.id]["saved_usd"]) == (
+            "0",
+            "0",
+            "",
+        )
+        assert (told[used.id]["status"], told[unused.id]["status"]) == ("active", "revoked")
+        page = await site.get("/keys")
+        assert "1 key asked, 1 did not" in page.text
+        assert json.loads(page.scripts[0])["data"][0]["y"] == ["Ada's laptop"]
+        assert "Ada's laptop" in (await site.get()).text
+        assert used.secrets[0].hint not in page.text
+
+
+@pytest.mark.parametrize("keys", ["callers-key", None])
+async def test_an_empty_ledger_says_what_to_do_first(pages: Any, keys: str | None) -> None:
+    async with pages([], keys=keys) as site:
+        page = await site.get()
+        assert "No requests yet" in page.text
+        assert "curl http://gateway.test/v1/chat/completions" in page.text
+        assert '"model": "gkt"' in page.text
+        assert ("Authorization: Bearer $GKT_KEY" in page.text) is (keys is not None)
+        assert not page.scripts
+        for path in ("/requests", "/models", "/keys"):
+            await site.get(path)
+
+
+async def test_an_empty_range_is_not_an_empty_ledger(pages: Any, made: Any) -> None:
+    old = time.time() - 100 * 86_400
+    async with pages([made.entry("old", old, [made.call("old", 0, "answer", "student", 1, old)])]) as site:
+        page = await site.get("", range="today")
+        assert "No requests in this range" in page.text
+        assert "curl" not in page.text
+        await site.get("/requests", range="today")
+
+
+async def test_what_cannot_be_shown_is_a_page(pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pages() as site:
+        assert "There is no range" in (await site.get("", 400, range="year")).text
+        assert "is not a date" in (await site.get("", 400, range="custom", to="2026-13-01")).text
+        assert "ends before it begins" in (await site.get("", 400, **{"from": "2026-11-02", "to": "2026-11-01"})).text
+        await site.get("/no-such-page", 404)
+        assert (await site.http.post(PATH)).status_code == 405
+
+        async def broken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("the secret is 42")
+
+        monkeypatch.setattr(site.gateway.ledger, "savings", broken)
+        page = await site.get("", 500)
+        assert "Its log has the reason" in page.text
+        assert "secret" not in page.text
+
+
+async def test_assets_are_kept_for_ever_under_the_name_of_their_content(pages: Any) -> None:
+    async with pages(log_in=False) as site:
+        page = await site.get("/login")
+        urls = [s.get("href", s.get("src", "")) for tag in ("link", "script", "img") for s in page.all(tag)]
+        assert len(urls) >= 3
+        for url in urls:
+            response = await site.http.get(url)
+            assert response.status_code == 200
+            assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+            wrong = url.replace(url.split("/")[3], "0" * 16)
+            assert (await site.http.get(wrong)).status_code == 404
+        assert (await site.http.get(f"{PATH}/assets/{'0' * 16}/..%2Fapp.py")).status_code == 404
+
+
+async def test_plotly_s_script_is_the_wheel_s_own(pages: Any) -> None:
+    from plotly.offline import get_plotlyjs
+
+    async with pages() as site:
+        page = await site.get("", range="all")
+        (url,) = (said["src"] for said in page.all("script") if "plotly" in said.get("src", ""))
+        plain = await site.http.get(url, headers={"accept-encoding": "identity"})
+        packed = await site.http.get(url, headers={"accept-encoding": "gzip"})
+        assert packed.headers["content-encoding"] == "gzip"
+        assert "content-encoding" not in plain.headers
+        assert plain.text == packed.text == get_plotlyjs()
+
+
+async def test_chats_do_not_pass_through_here(pages: Any) -> None:
+    async with pages() as site:
+        assert (await site.http.get("/dashboards")).json()["error"]["code"] == "unknown_url"
+        assert (await site.http.get("/healthz")).json() == {"status": "ok"}

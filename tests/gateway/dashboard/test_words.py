@@ -1,0 +1,159 @@
+"""How amounts, shares, times and ranges are said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dashboard import words
+from gateway.dashboard.models import speed
+from gateway.dashboard.period import Period, address, buckets, moment, parse
+from gateway.dashboard.tables import Column, Table
+from gateway.dashboard.timeline import timeline
+from gateway.errors import BadRequest
+from pricing.money import Money
+
+NOW = 1_795_500_000.0
+"""2026-11-24, six in the morning."""
+
+
+@pytest.mark.parametrize(
+    ("dollars", "said"),
+    [
+        ("0", "$0"),
+        ("0.000000001", "$0.000000001"),
+        ("0.00224009", "$0.00224"),
+        ("0.000182849", "$0.0001828"),
+        ("0.5", "$0.50"),
+        ("-0.5", "-$0.50"),
+        ("0.075", "$0.075"),
+        ("1.125", "$1.125"),
+        ("11.4969123", "$11.50"),
+        ("1234567.891234", "$1,234,567.89"),
+        ("0.99999999", "$1.00"),
+    ],
+)
+def test_amounts(dollars: str, said: str) -> None:
+    assert words.rounded(Money.usd(dollars)) == said
+
+
+@given(st.integers(-(10**18), 10**18))
+def test_an_amount_is_near_and_its_exact_value_beside_it(nano: int) -> None:
+    said = words.rounded(Money(nano))
+    value = float(said.replace("$", "").replace(",", ""))
+    assert value == pytest.approx(nano / 1e9, rel=0.005, abs=1e-9)
+    assert f'value="{Money(nano).plain}"' in words.money(Money(nano))
+
+
+def test_unknown_is_said() -> None:
+    for say in (words.money, words.percent, words.seconds, words.count, words.rate, words.moment):
+        assert "unknown" in say(None)
+
+
+def test_units() -> None:
+    assert words.seconds(0.25) == "250&nbsp;ms"
+    assert words.seconds(61.239) == "61.24&nbsp;s"
+    assert words.percent(-0.125) == "-12.5&nbsp;%"
+    assert words.count(12_345) == "12,345"
+    assert '<time datetime="2026-11-24T06:00:00.000Z">' in words.moment(NOW)
+    assert words.some(1, "request") == "1 request"
+    assert words.some(0, "request") == "0 requests"
+
+
+@pytest.mark.parametrize(
+    ("said", "since", "until", "step"),
+    [
+        ({"range": "today"}, NOW - 6 * 3600, None, "hour"),
+        ({}, NOW - 6 * 3600 - 6 * 86_400, None, "day"),
+        ({"range": "30d"}, NOW - 6 * 3600 - 29 * 86_400, None, "day"),
+        ({"range": "all"}, None, None, "day"),
+        ({"from": "2026-11-24", "to": "2026-11-24"}, NOW - 6 * 3600, NOW + 18 * 3600, "hour"),
+        ({"range": "custom", "to": "2026-11-23"}, None, NOW - 6 * 3600, "day"),
+        ({"range": "custom", "from": "2026-11-24"}, NOW - 6 * 3600, None, "day"),
+    ],
+)
+def test_periods(said: dict[str, str], since: float | None, until: float | None, step: str) -> None:
+    period = parse(said, NOW)
+    assert (period.since, period.until, period.step) == (since, until, step)
+    assert parse(period.fields, NOW) == period
+
+
+@pytest.mark.parametrize("said", [{"range": "x"}, {"from": "24.11.2026"}, {"from": "2026-11-25", "to": "2026-11-24"}])
+def test_a_period_that_there_is_not(said: dict[str, str]) -> None:
+    with pytest.raises(BadRequest):
+        parse(said, NOW)
+
+
+def test_buckets_are_named_as_the_ledger_names_its_groups() -> None:
+    assert list(buckets("hour", NOW - 1, NOW + 1)) == ["2026-11-24T05:00Z", "2026-11-24T06:00Z"]
+    assert list(buckets("day", NOW - 86_400, NOW)) == ["2026-11-23", "2026-11-24"]
+    assert moment("2026-11-24T06:00Z") == NOW
+    assert Period("all").title == "all time"
+
+
+def test_an_address_says_what_is_said() -> None:
+    assert address("/x") == "/x"
+    assert address("/x", {"a": "1", "b": ""}, {"a": None, "c": "ä&"}) == "/x?c=%C3%A4%26"
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(-(10**15), 10**15)), max_size=5))
+def test_csv_is_read_as_it_was_meant(rows: list[tuple[str, int]]) -> None:
+    import csv
+    import io
+
+    table = Table("t", "", (Column("name", ""), Column("usd", "", "money")), [(name, Money(n)) for name, n in rows])
+    read = list(csv.reader(io.StringIO(table.csv(), newline="")))
+    assert read[0] == ["name", "usd"]
+    for (name, nano), (told, amount) in zip(rows, read[1:], strict=True):
+        assert told in (name, f"'{name}")
+        assert not told.startswith(("=", "+", "-", "@"))
+        assert Money.usd(amount).nano == nano
+
+
+def call(**rest: Any) -> dict[str, Any]:
+    usual = {"stage": "answer", "seat": "student", "upstream": "s", "started": NOW, "first_token": 0.5, "duration": 2.0}
+    return {**usual, "usage": {"output": 100}, "error": None, "cut": False, "amount": 3, **rest}
+
+
+def test_a_time_line() -> None:
+    calls = [call(stage="guidance"), call(started=NOW + 2.0, first_token=None, duration=None)]
+    line = timeline({"at": NOW, "duration": 4.0, "calls": calls})
+    assert line is not None
+    first, second = line.bars
+    assert (first.begin, first.wait, first.speech) == (0.0, 12.5, 37.5)
+    assert (second.begin, second.wait, second.speech, second.ended) == (50.0, 0.0, None, None)
+    assert [tick.seconds for tick in line.ticks] == [0, 1, 2, 3, 4]
+    assert "guidance by s: asked at 0.00 s, first word at 0.50 s, ended at 2.00 s" in line.summary
+    assert timeline({"at": NOW, "duration": None, "calls": []}) is None
+
+
+@given(st.floats(1e-4, 1e5))
+def test_a_time_line_has_few_round_marks(whole: float) -> None:
+    line = timeline({"at": NOW, "duration": whole, "calls": [call(first_token=0.0, duration=whole)]})
+    assert line is not None
+    assert 3 <= len(line.ticks) <= 7
+    assert all(0 <= tick.place <= 100.0001 for tick in line.ticks)
+
+
+def test_a_clock_that_was_set_back() -> None:
+    line = timeline({"at": NOW, "duration": 2.0, "calls": [call(started=NOW - 60)]})
+    assert line is not None
+    assert line.bars[0].begin == 0.0
+
+
+def test_speed_of_what_is_known() -> None:
+    made = [
+        call(),
+        call(first_token=1.5, duration=2.0),
+        call(usage=None, first_token=None, duration=1.0, error="TimedOut"),
+    ]
+    found = speed(made)
+    assert (found.calls, found.failed, found.output, found.spent) == (3, 1, 200, Money(9))
+    assert found.rate == 50.0
+    assert found.first_median == 1.0
+    assert found.first_p95 == pytest.approx(1.45)
+    nothing = speed([])
+    assert (nothing.calls, nothing.rate, nothing.first_median, nothing.first_p95) == (0, None, None, None)
