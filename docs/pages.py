@@ -1,7 +1,8 @@
 """Pages: the parts of the documentation that are read from the code.
 
 Every configuration key, from the models that check them, into `docs/configuration.md`; every module, from its
-docstring, into `docs/architecture.md`. `python -m docs.pages` writes both; `make docs` calls it, and a test compares.
+docstring, into `docs/architecture.md`; every metric into `docs/observability.md`. `python -m docs.pages` writes them;
+`make docs` calls it, and a test compares.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.pictures import replaced
-from gateway.config import BaselineConfig, Config, LedgerConfig, OwnSampling, Route, Server, default_unguidable
+from gateway.config import (
+    BaselineConfig,
+    Config,
+    LedgerConfig,
+    OwnSampling,
+    Route,
+    Server,
+    TelemetryConfig,
+    default_unguidable,
+)
+from gateway.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from pricing.configured import KEYS
 from students.spec import Deadlines, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
 
@@ -28,6 +39,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "The file": Config,
     "`server`": Server,
     "`ledger`": LedgerConfig,
+    "`telemetry`": TelemetryConfig,
     "`routes.NAME`": Route,
     "`routes.NAME.teacher_sampling`, `routes.NAME.student_sampling`": OwnSampling,
     "`upstreams.NAME`, every kind": Spec,
@@ -42,6 +54,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
 MEANING: Mapping[str, str] = {
     "Config.server": "Where the gateway listens and how much it takes.",
     "Config.ledger": "Where accounts are kept.",
+    "Config.telemetry": "What is told to a collector.",
     "Config.upstreams": "The models, by names of your own. The section replaces the default one as a whole.",
     "Config.routes": "What a client's model name means. The section replaces the default one as a whole.",
     "Config.unguidable": "What is done instead for chats that guidance cannot honour; single rules replace defaults.",
@@ -109,6 +122,15 @@ def settings() -> str:
     parts += ["", "### `unguidable`, the default rules", "", "| need | instead |", "|---|---|"]
     parts += [f"| `{need}` | `{instead}` |" for need, instead in default_unguidable().items()]
     return "\n".join(parts)
+
+
+def metrics() -> str:
+    """Every metric with its labels, as Markdown."""
+    lines = ["| metric | labels | meaning |", "|---|---|---|"]
+    for name, told in {**COUNTERS, **HISTOGRAMS, **GAUGES}.items():
+        labels = ", ".join(f"`{label}`" for label in told.labels)
+        lines.append(f"| `{name}` | {labels} | {told.text} |")
+    return "\n".join(lines)
 
 
 def modules() -> str:
@@ -202,8 +224,12 @@ def _meaning(model: type[BaseModel], name: str, field: FieldInfo) -> str:
 
 
 def write() -> None:
-    """Write both pages."""
-    for page, name, text in (("configuration.md", "settings", settings()), ("architecture.md", "modules", modules())):
+    """Write all pages."""
+    for page, name, text in (
+        ("configuration.md", "settings", settings()),
+        ("architecture.md", "modules", modules()),
+        ("observability.md", "metrics", metrics()),
+    ):
         path = HERE / page
         path.write_text(replaced(path.read_text("utf-8"), name, text), "utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,6 +15,7 @@ from gateway.errors import ConfigError
 from gateway.keys.ring import Keyring
 from gateway.keys.store import KeyStore
 from gateway.ledger.sql import SqlLedger
+from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
 from gateway.planner import Planner
 from gateway.strategies.prompts import Prompts
@@ -22,6 +24,9 @@ from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
 from students.spec import OpenAISpec, UpstreamSpec
+
+if TYPE_CHECKING:
+    from gateway.traces import Traces
 
 log = structlog.get_logger("gateway.bootstrap")
 
@@ -58,7 +63,13 @@ async def open_gateway(
         stack.push_async_callback(ledger.aclose)
         ring = await Keyring.open(KeyStore(ledger.store))
         stack.push_async_callback(ring.aclose)
-        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, Authenticator(fixed, admin, ring), ring)
+        metrics = _metrics(config)
+        stack.callback(metrics.close)
+        traces = _traces(upstreams) if config.telemetry.traces else None
+        if traces is not None:
+            stack.push_async_callback(traces.aclose)
+        auth = Authenticator(fixed, admin, ring)
+        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, auth, ring, metrics, traces)
         # First the models, which ends what still runs; then all of it is booked; then the ledger.
         stack.push_async_callback(gateway.idle)
         stack.push_async_callback(models.aclose)
@@ -70,6 +81,21 @@ async def open_gateway(
             yield gateway
         finally:
             gateway.closing = True
+
+
+def _metrics(config: Config) -> Metrics:
+    try:
+        return Metrics(config)
+    except OSError as error:
+        raise ConfigError(f"{SHARED}: cannot use {error.filename}: {error.strerror}") from error
+
+
+def _traces(upstreams: Mapping[str, Upstream]) -> Traces:
+    try:
+        from gateway.traces import Traces
+    except ImportError as error:
+        raise ConfigError(f"telemetry.traces needs the extra: pip install 'gkt-gateway[otel]' ({error})") from error
+    return Traces({name: upstream.seller for name, upstream in upstreams.items()})
 
 
 def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engine]) -> dict[str, Upstream]:

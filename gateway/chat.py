@@ -188,6 +188,7 @@ class Exchange:
     `visible` is the usage as the client sees it: the prompt once, and the tokens of the text it was sent.
     `started` is seconds since the epoch, `first_token` and `duration` seconds since `started`.
     `answer` is the text that was sent, in pieces; `receipt` is plain JSON data, None until the exchange is settled.
+    `rules` is what the pipeline planned it under, and keeps to its end; None: those that hold when it is answered.
     """
 
     chat: Chat
@@ -203,3 +204,4 @@ class Exchange:
     duration: float | None = None
     answer: list[str] = field(default_factory=list)
     receipt: Mapping[str, Any] | None = None
+    rules: object = None

@@ -51,6 +51,9 @@ class Server(Strict):
         description="Name of the environment variable with the key for the accounts and the callers' keys (`/gkt/v1`). "
         "Without it, keys cannot be made over HTTP, and with callers' keys, accounts cannot be read.",
     )
+    open_metrics: bool = Field(
+        False, description="`/metrics` asks for no key; otherwise for the admin's, where keys are configured."
+    )
     max_body_bytes: int = Field(20_000_000, ge=1_000)
     max_in_flight: int = Field(1_000, ge=1, description="Requests under way at once; more are answered 503.")
     drain_seconds: float = Field(30.0, ge=0, description="How long a stop waits for answers under way.")
@@ -81,6 +84,16 @@ class LedgerConfig(Strict):
         if secret:
             raise ValueError("holds a password: leave it out, and set the environment variable PGPASSWORD")
         return value
+
+
+class TelemetryConfig(Strict):
+    """What is told to a collector."""
+
+    traces: bool = Field(
+        False,
+        description="Send OpenTelemetry traces (extra `otel`); where to, and how many, say the standard `OTEL_` "
+        "environment variables.",
+    )
 
 
 class BaselineConfig(Strict):
@@ -184,6 +197,7 @@ class Config(Strict):
 
     server: Server = Server()
     ledger: LedgerConfig = LedgerConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     upstreams: dict[str, UpstreamSpec] = Field(default_factory=default_upstreams)
     routes: dict[str, Route] = Field(default_factory=default_routes)
     prices: dict[str, Any] = Field(
@@ -252,9 +266,7 @@ class Config(Strict):
 
         Relative file names inside the file are relative to the file. Raises `ConfigError` that names the place.
         """
-        if path is None:
-            named = environ.get("GKT_CONFIG")
-            path = Path(named) if named else Path("config.yaml") if Path("config.yaml").is_file() else None
+        path = cls.find(path, environ=environ)
         if path is None:
             return cls()
         try:
@@ -264,6 +276,14 @@ class Config(Strict):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {_where(error)}") from None
         return cls.parse(data, where=str(path), base=path.parent)
+
+    @staticmethod
+    def find(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> Path | None:
+        """The file that `load` reads; None: there is none, and the embedded defaults hold."""
+        if path is not None:
+            return path
+        named = environ.get("GKT_CONFIG")
+        return Path(named) if named else Path("config.yaml") if Path("config.yaml").is_file() else None
 
     @classmethod
     def parse(cls, data: Any, *, where: str = "configuration", base: Path | None = None) -> Config:

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -18,6 +19,7 @@ from gateway.config import Config
 from gateway.errors import BadRequest, Busy, Forbidden, GatewayError, Unauthorized, UpstreamFailed
 from gateway.keys.ring import Keyring
 from gateway.ledger.entry import Entry, Ledger
+from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.strategies.base import Strategy
 from gateway.strategies.guided import Guided
@@ -28,13 +30,30 @@ from pricing.book import PriceBook
 from students.engine import Event, Finish
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut
 
+if TYPE_CHECKING:  # OpenTelemetry is an extra, and imported only where traces are configured
+    from gateway.traces import Traces
+
 SETTLE_SECONDS = 5.0
 """How long an answer waits for its entry to be on record; after that the ledger's queue still holds it."""
 
 LOOK_SECONDS = 2.0
 """How long the state of the upstreams is taken for true."""
 
+GLANCE_SECONDS = 1.0
+"""How long a scrape waits for that look; it goes on alone, and the next scrape sees what it found."""
+
 log = structlog.get_logger("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a reload replaces as a whole. A request keeps to its end the rules that it was planned under."""
+
+    config: Config
+    planner: Planner
+    prompts: Prompts
+    book: PriceBook
+    books: Bookkeeper
 
 
 class Gateway:
@@ -50,14 +69,15 @@ class Gateway:
         ledger: Ledger,
         auth: Authenticator,
         keys: Keyring,
+        metrics: Metrics,
+        traces: Traces | None = None,
     ) -> None:
-        self.config = config
-        self.planner = planner
         self.upstreams = upstreams
-        self.book = book
         self.ledger = ledger
         self.auth = auth
         self.keys = keys
+        self.metrics = metrics
+        self.traces = traces
         self.closing = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -65,8 +85,8 @@ class Gateway:
         self._looking = asyncio.Lock()
         self._looked = 0.0
         self._state: dict[str, Any] | None = None
-        self._prompts = prompts
-        self._books = Bookkeeper(book, upstreams, prompts, config.baseline, store_text=config.ledger.store_text)
+        self._glance: asyncio.Task[Any] | None = None
+        self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         guided = Guided()
         self._strategies: Mapping[StrategyName, Strategy] = {
             "teacher": Solo("teacher"),
@@ -76,15 +96,47 @@ class Gateway:
             "hint": guided,
         }
 
+    @property
+    def config(self) -> Config:
+        """The configuration that holds now."""
+        return self._rules.config
+
+    @property
+    def planner(self) -> Planner:
+        """Plans new requests."""
+        return self._rules.planner
+
+    @property
+    def book(self) -> PriceBook:
+        """The prices of new requests."""
+        return self._rules.book
+
+    def reload(self, config: Config) -> None:
+        """Plan and price new requests by `config`; requests under way end as they began.
+
+        Its upstreams, ledger and keys must be those that run (`gateway.reload` sees to that). Raises `ConfigError`,
+        and then nothing has changed.
+        """
+        prompts = Prompts(config.prompts)
+        book = self.book.with_prices(config.prices)
+        planner = Planner(config, lambda name: self.upstreams[name].engine.abilities, prompts.guidance)
+        planner.check()
+        self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
+        self.metrics.know(config)
+
+    def _bookkeeper(self, config: Config, prompts: Prompts, book: PriceBook) -> Bookkeeper:
+        return Bookkeeper(book, self.upstreams, prompts, config.baseline, store_text=config.ledger.store_text)
+
     def open(self, chat: Chat, caller: Caller) -> Exchange:
         """Admit the chat and plan it. Raises `GatewayError`; nothing was asked or spent then."""
         if self.closing:
             raise Busy("The gateway is shutting down.")
-        if self.in_flight >= self.config.server.max_in_flight:
+        rules = self._rules
+        if self.in_flight >= rules.config.server.max_in_flight:
             raise Busy(f"The gateway already answers {self.in_flight} requests; try again shortly.")
-        plan = self.planner.plan(chat, caller)
+        plan = rules.planner.plan(chat, caller)
         self._check_keys(chat, plan)
-        return Exchange(chat, caller, plan, started=time.time())
+        return Exchange(chat, caller, plan, started=time.time(), rules=rules)
 
     async def answer(self, exchange: Exchange) -> AsyncGenerator[Event, None]:
         """The visible answer: `Delta`s, then one `Finish` with the usage that the client should see.
@@ -93,11 +145,14 @@ class Gateway:
         generator; closing it early stops the models and books the request as abandoned.
         """
         began = time.perf_counter()
-        desk = Desk(exchange, self.upstreams, self.book, self.ledger, self._prompts)
+        rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
+        desk = Desk(exchange, self.upstreams, rules.book, self.ledger, rules.prompts)
         finish: Finish | None = None
         texts: list[list[str]] = [exchange.answer, *([] for _ in range(exchange.chat.n - 1))]
         exchange.outcome = "abandoned"
         self.in_flight += 1
+        if self.metrics.shared:
+            self.metrics.in_flight.inc()
         self._idle.clear()
         try:
             strategy = self._strategies[exchange.plan.strategy]
@@ -126,9 +181,11 @@ class Gateway:
             exchange.answer.extend(text for more in texts[1:] for text in more)  # one choice after the other
             exchange.duration = time.perf_counter() - began
             try:
-                await self._settle(exchange)
+                await self._settle(exchange, rules.books)
             finally:
                 self.in_flight -= 1
+                if self.metrics.shared:
+                    self.metrics.in_flight.dec()
                 if not self.in_flight:
                     self._idle.set()
         finish.usage = exchange.visible
@@ -164,9 +221,19 @@ class Gateway:
                 self._state, self._looked = await self._look(), time.monotonic()
             return self._state | {"ready": self._state["ready"] and not self.closing}
 
+    async def glance(self) -> None:
+        """Bring the gauges up to date, as far as that is possible within `GLANCE_SECONDS`."""
+        self.metrics.queue.set(self.ledger.waiting)
+        self.metrics.in_flight.set(self.in_flight)
+        if self._glance is None or self._glance.done():
+            self._glance = asyncio.create_task(self.readiness())
+        await asyncio.wait([self._glance], timeout=GLANCE_SECONDS)
+
     async def _look(self) -> dict[str, Any]:
         found = await asyncio.gather(*(self._ready(upstream) for upstream in self.upstreams.values()))
         states = dict(zip(self.upstreams, found, strict=True))
+        for name, state in states.items():
+            self.metrics.ready(name, state["ready"])
         return {"ready": all(state["ready"] for state in states.values()), "upstreams": states}
 
     async def _ready(self, upstream: Upstream) -> dict[str, Any]:
@@ -193,10 +260,11 @@ class Gateway:
                     code="provider_key_required",
                 )
 
-    async def _settle(self, exchange: Exchange) -> None:
-        """Write the entry. It is handed to the ledger in one step, so that no cancellation can lose it."""
-        entry = self._books.entry(exchange)
+    async def _settle(self, exchange: Exchange, books: Bookkeeper) -> None:
+        """Write the entry. It is counted and handed to the ledger in one step, so that no cancellation can lose it."""
+        entry = books.entry(exchange)
         exchange.receipt = bookkeeper.receipt(exchange, entry)
+        self._tell(entry)
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self.ledger.settle(entry)
@@ -205,6 +273,17 @@ class Gateway:
         except GatewayError as error:
             log.error("the ledger takes no entry", request_id=entry.request_id, error=str(error))
         _log(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        """Count the entry and send its spans. Whatever is wrong with that, the answer and its entry come first."""
+        try:
+            self.metrics.settled(entry)
+            if self.metrics.shared:
+                self.metrics.queue.set(self.ledger.waiting)
+            if self.traces is not None:
+                self.traces.settled(entry)
+        except Exception:
+            log.exception("a request could not be counted", request_id=entry.request_id)
 
 
 def _log(entry: Entry) -> None:

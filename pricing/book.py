@@ -45,6 +45,10 @@ class PriceBook:
         """A book with the configuration's prices, in dollars: see `Configured`. ValueError when one is wrong."""
         return cls(Configured.parse(prices), catalogs=catalogs)
 
+    def with_prices(self, prices: Mapping[str, object]) -> PriceBook:
+        """A book with other prices of the configuration's before the same catalogs. ValueError when one is wrong."""
+        return PriceBook.from_config(prices, catalogs=self._catalogs[1:])
+
     def load(self) -> None:
         """Read all sources now (about a quarter of a second), so that no request has to wait for it."""
         for catalog in self._catalogs:

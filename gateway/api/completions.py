@@ -42,7 +42,6 @@ class Completions:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._max_body = gateway.config.server.max_body_bytes
 
     @property
     def open(self) -> bool:
@@ -51,22 +50,38 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(send, new_id())
+        traces = self._gateway.traces
+        if traces is None:
+            await self._reply(scope, receive, reply)
+        else:
+            with traces.request(scope["method"], scope["path"], dict(scope["headers"])) as span:
+                try:
+                    await self._reply(scope, receive, reply)
+                finally:
+                    span.answered(reply.status)
+
+    async def _reply(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         try:
             await self._answer(scope, receive, reply)
         except Left:
             pass
         except GatewayError as error:
-            await reply.fail(error)
+            await self._fail(reply, error)
         except Exception:
             log.exception("unexpected", request_id=reply.id)
-            await reply.fail(GatewayError(UNEXPECTED))
+            await self._fail(reply, GatewayError(UNEXPECTED))
+
+    async def _fail(self, reply: Reply, error: GatewayError) -> None:
+        if not reply.planned:  # what was planned is counted when it is settled
+            self._gateway.metrics.refused(error.http_status)
+        await reply.fail(error)
 
     async def _answer(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         headers: list[RawHeader] = scope["headers"]
         known = dict(headers)
         authorization = known.get(b"authorization")
         caller = self._gateway.auth.caller(None if authorization is None else authorization.decode("latin-1"))
-        body = await read_body(receive, known.get(b"content-length"), self._max_body)
+        body = await read_body(receive, known.get(b"content-length"), self._gateway.config.server.max_body_bytes)
         chat = parse(body, headers, id=reply.id)
         exchange = self._gateway.open(chat, caller)
         reply.describe(exchange)
@@ -141,23 +156,26 @@ class Listening:
 class Reply:
     """One response, begun when there is something to say: an error before that still has its own status."""
 
-    __slots__ = ("_begun", "_headers", "_send", "id")
+    __slots__ = ("_headers", "_send", "id", "planned", "status")
 
     def __init__(self, send: Send, id: str) -> None:  # noqa: A002 - the field's name
         self.id = id
         self._send = send
-        self._begun = False
+        self.status: int | None = None
+        """None until it has begun."""
+        self.planned = False
         raw = id.encode()
         self._headers: list[RawHeader] = [(b"x-request-id", raw), (b"x-gkt-request-id", raw)]
 
     def describe(self, exchange: Exchange) -> None:
         """Say in the headers how the chat was planned."""
         plan = exchange.plan
+        self.planned = True
         self._headers += [(b"x-gkt-strategy", plan.strategy.encode()), (b"x-gkt-why", header_value(plan.why))]
 
     async def send(self, frames: bytes, *, last: bool = False) -> None:
         """Send the next bytes of a stream."""
-        if not self._begun:
+        if self.status is None:
             await self._start(200, _EVENT_STREAM)
         await self._send({"type": "http.response.body", "body": frames, "more_body": not last})
 
@@ -171,13 +189,13 @@ class Reply:
 
     async def fail(self, error: GatewayError) -> None:
         """Send an error: as a status, or as the last frame of a stream that has begun."""
-        if self._begun:
+        if self.status is not None:
             await self.send(error_frame(error), last=True)
         else:
             await self.json(error.http_status, error.body, error.headers)
 
     async def _start(self, status: int, headers: tuple[RawHeader, ...]) -> None:
-        self._begun = True
+        self.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._headers]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any, cast
 
@@ -74,6 +75,20 @@ async def readyz(gateway: AGateway, authorization: Annotated[str | None, Header(
     except Unauthorized:
         return JSONResponse({"ready": state["ready"]}, 200 if state["ready"] else 503)
     return JSONResponse(state, 200 if state["ready"] else 503)
+
+
+@router.api_route("/metrics", methods=["GET", "HEAD"])
+async def metrics(
+    gateway: AGateway,
+    authorization: Annotated[str | None, Header()] = None,
+    accept: Annotated[str, Header()] = "",
+) -> Response:
+    """What Prometheus scrapes. Where keys are configured, for the admin; for everybody with `server.open_metrics`."""
+    if not gateway.config.server.open_metrics:
+        gateway.auth.admin(authorization)
+    await gateway.glance()
+    text, kind = await asyncio.to_thread(gateway.metrics.text, accept)
+    return Response(text, headers={"content-type": kind})
 
 
 def _model(name: str) -> dict[str, Any]:

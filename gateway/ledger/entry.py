@@ -109,6 +109,11 @@ class Ledger(Protocol):
     `gateway.errors.Busy` when the ledger cannot take more.
     """
 
+    @property
+    def waiting(self) -> int:
+        """How many intents and entries are not yet committed."""
+        ...
+
     async def intend(self, call: Call) -> None:
         """Put a call that can cost money on record before it is made."""
         ...

@@ -21,6 +21,7 @@ from pricing.breakeven import tolerable_fallbacks
     [
         ("docs/configuration.md", "settings", pages.settings),
         ("docs/architecture.md", "modules", pages.modules),
+        ("docs/observability.md", "metrics", pages.metrics),
         ("README.md", "saved", pictures.table),
     ],
 )

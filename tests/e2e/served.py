@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import yaml
 from openai import AsyncOpenAI, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 READY = "gkt is ready on "
 OURS = ("OPENAI_API_KEY", "GKT_CONFIG")
@@ -76,6 +77,28 @@ class Served:
             names = {name.lower(): value for name, value in response.getheaders()}
             return response.status, names, json.loads(text) if text else None
 
+    def scraped(self, **headers: str) -> str:
+        """What Prometheus is told."""
+        address = urlsplit(self.url)
+        with contextlib.closing(HTTPConnection(address.hostname or "", address.port, timeout=20)) as connection:
+            connection.request("GET", "/metrics", headers=headers)
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert response.status == 200, text
+            return text
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that have these labels."""
+        families = text_string_to_metric_families(self.scraped())
+        samples = [sample for family in families for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+    def rewrite(self, config: Mapping[str, Any] | str) -> None:
+        """Replace the file of its configuration, by another or by any text."""
+        assert self.config is not None
+        text = config if isinstance(config, str) else configured(self.folder, config)
+        self.config.write_text(text)
+
     def sql(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """Rows of the ledger's database."""
         with contextlib.closing(sqlite3.connect(self.folder / "ledger.db", timeout=10)) as database:
@@ -112,6 +135,11 @@ class Served:
         return [] if self.config is None else ["--config", str(self.config)]
 
 
+def configured(folder: Path, config: Mapping[str, Any]) -> str:
+    """The text of a configuration, with its ledger in `folder`."""
+    return yaml.safe_dump({"ledger": {"url": f"sqlite:///{folder}/ledger.db"}, **config}, sort_keys=False)
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path, config: Mapping[str, Any] | None = None, *, key: str = "none", **environ: str
@@ -123,7 +151,7 @@ def serving(
     file = None
     if config is not None:
         file = folder / "gkt.yaml"
-        file.write_text(yaml.safe_dump({"ledger": {"url": f"sqlite:///{folder}/ledger.db"}, **config}, sort_keys=False))
+        file.write_text(configured(folder, config))
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
     env = {**kept, "NO_PROXY": "127.0.0.1", "COLUMNS": "300", **environ}
     command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0"]

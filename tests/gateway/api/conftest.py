@@ -20,6 +20,7 @@ from gateway.chat import Caller, Chat, Exchange, Plan
 from gateway.config import Config
 from gateway.errors import NotFound
 from gateway.ledger.entry import Query, SavingsRow
+from gateway.metrics import Metrics
 from gateway.pipeline import Gateway
 from students.engine import Delta, Event, Finish
 
@@ -57,6 +58,8 @@ class Stub:
     config: Config = field(default_factory=lambda: Config.parse({"server": {"max_body_bytes": 5000}}))
     auth: Authenticator = field(default_factory=lambda: Authenticator([KEY], ADMIN))
     ledger: Accounts = field(default_factory=Accounts)
+    metrics: Metrics = field(default_factory=lambda: Metrics(Config()))
+    traces: None = None
     script: Callable[[Exchange], AsyncGenerator[Event, None]] = hello
     why: str = "the route says so"
     ready: bool = True
@@ -95,6 +98,9 @@ class Stub:
 
     def knows(self, model: str, caller: Caller) -> bool:
         return model in self.models(caller)
+
+    async def glance(self) -> None:
+        """The gauges of the stub are not looked at."""
 
     async def readiness(self) -> dict[str, Any]:
         return {"ready": self.ready, "upstreams": {"student": {"ready": self.ready}}}
