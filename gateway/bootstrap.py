@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -18,6 +19,7 @@ from gateway.ledger.sql import SqlLedger
 from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
 from gateway.planner import Planner
+from gateway.shared.build import open_shared
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream
 from pricing.book import PriceBook
@@ -63,13 +65,19 @@ async def open_gateway(
         stack.push_async_callback(ledger.aclose)
         ring = await Keyring.open(KeyStore(ledger.store))
         stack.push_async_callback(ring.aclose)
+        agreed = config.shared
+        shared = await stack.enter_async_context(
+            open_shared(redis_url(config, environ), when_away=agreed.when_away, prefix=agreed.prefix)
+        )
+        admission = Admission(shared)
+        stack.push_async_callback(admission.aclose)
         metrics = _metrics(config)
         stack.callback(metrics.close)
         traces = _traces(upstreams) if config.telemetry.traces else None
         if traces is not None:
             stack.push_async_callback(traces.aclose)
         auth = Authenticator(fixed, admin, ring)
-        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, auth, ring, metrics, traces)
+        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, auth, ring, metrics, admission, traces)
         # First the models, which ends what still runs; then all of it is booked; then the ledger.
         stack.push_async_callback(gateway.idle)
         stack.push_async_callback(models.aclose)
@@ -159,6 +167,17 @@ def keys(config: Config, environ: Mapping[str, str]) -> list[str]:
 def admin_key(config: Config, environ: Mapping[str, str]) -> str | None:
     """The admin's key from the environment, None when none is named. Raises `ConfigError` as `keys`."""
     return next(iter(_secrets("admin_key_env", config.server.admin_key_env, environ)), None)
+
+
+def redis_url(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The URL of the Redis from the environment, None when none is named. Raises `ConfigError` when it is not there."""
+    name = config.shared.redis_url_env
+    if name is None:
+        return None
+    url = environ.get(name, "").strip()
+    if not url:
+        raise ConfigError(f"shared.redis_url_env: the environment variable {name} is not set")
+    return url
 
 
 def _secrets(setting: str, name: str | None, environ: Mapping[str, str]) -> list[str]:

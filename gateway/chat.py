@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from gateway.allowance import NO_LIMITS, Allowance, Limits
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
@@ -52,7 +53,8 @@ class Overrides:
 class Caller:
     """Who asks, and what its key allows: names or patterns (`gpt-*`) of models, strategies, overrides; None: all.
 
-    `expires_at`: seconds since the epoch at which the key ends; None: it does not.
+    `expires_at`: seconds since the epoch at which the key ends; None: it does not. `limits` and `budgets` are the key's
+    own: where there is none (`budgets` None), those of the configuration hold.
     """
 
     id: str = "anonymous"
@@ -61,6 +63,8 @@ class Caller:
     strategies: tuple[StrategyName, ...] | None = None
     tags: tuple[str, ...] = ()
     expires_at: float | None = None
+    limits: Limits = NO_LIMITS
+    budgets: tuple[Allowance, ...] | None = None
 
     def may_ask(self, model: str) -> bool:
         """True when the key allows this model name."""
@@ -188,6 +192,7 @@ class Exchange:
     `visible` is the usage as the client sees it: the prompt once, and the tokens of the text it was sent.
     `started` is seconds since the epoch, `first_token` and `duration` seconds since `started`.
     `answer` is the text that was sent, in pieces; `receipt` is plain JSON data, None until the exchange is settled.
+    `admitted`: it was let in, and will be settled; `headers` belong to its answer then.
     `rules` is what the pipeline planned it under, and keeps to its end; None: those that hold when it is answered.
     """
 
@@ -203,5 +208,12 @@ class Exchange:
     first_token: float | None = None
     duration: float | None = None
     answer: list[str] = field(default_factory=list)
+    admitted: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
     receipt: Mapping[str, Any] | None = None
     rules: object = None
+
+    @property
+    def own_key(self) -> bool:
+        """True when the caller's own key pays for the teacher."""
+        return self.plan.pass_key and self.chat.provider_key is not None

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from gateway.allowance import Quota
 from gateway.chat import Overrides, Placement, StrategyName, Unguidable
 from gateway.errors import ConfigError
 from pricing.book import PriceBook
@@ -84,6 +85,22 @@ class LedgerConfig(Strict):
         if secret:
             raise ValueError("holds a password: leave it out, and set the environment variable PGPASSWORD")
         return value
+
+
+class SharedConfig(Strict):
+    """What the replicas of a gateway agree on: how much of their limits and budgets callers have used."""
+
+    redis_url_env: str | None = Field(
+        None,
+        description="Name of the environment variable with the URL of a Redis (redis://, rediss://, unix://). Without "
+        "it each process counts limits for itself, and budgets are counted in the ledger's database.",
+    )
+    when_away: Literal["refuse", "local"] = Field(
+        "refuse",
+        description="While Redis is away, callers with limits or budgets are answered 503, or served by what each "
+        "process counts for itself.",
+    )
+    prefix: str = Field("gkt", min_length=1, max_length=64, description="Begins every key in Redis.")
 
 
 class TelemetryConfig(Strict):
@@ -197,6 +214,8 @@ class Config(Strict):
 
     server: Server = Server()
     ledger: LedgerConfig = LedgerConfig()
+    shared: SharedConfig = SharedConfig()
+    limits: Quota = Field(Quota(), description="For each caller whose key says nothing else.")
     telemetry: TelemetryConfig = TelemetryConfig()
     upstreams: dict[str, UpstreamSpec] = Field(default_factory=default_upstreams)
     routes: dict[str, Route] = Field(default_factory=default_routes)

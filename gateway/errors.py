@@ -112,7 +112,7 @@ class TooLarge(GatewayError):
 class RateLimited(GatewayError):
     """A limit of requests or tokens per minute, or of requests at once, was reached.
 
-    `retry_after` is in seconds; None: not known. `headers` are sent beside it (`x-ratelimit-*`).
+    `limit` names it. `retry_after` is in seconds; None: not known. `headers` are sent beside it (`x-ratelimit-*`).
     """
 
     status = 429
@@ -127,8 +127,10 @@ class RateLimited(GatewayError):
         code: str | None = None,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        limit: str | None = None,
     ) -> None:
         super().__init__(message, param=param, code=code)
+        self.limit = limit
         self.retry_after = retry_after
         self._headers = dict(headers or {})
 

@@ -69,6 +69,10 @@ COUNTERS: Mapping[str, Told] = {
     "gkt_wasted_guidance_total": Told("Requests whose guidance was paid for and not used.", ("reason",)),
     "gkt_fallback_total": Told("Requests in which a model took over from another that failed.", ("reason",)),
     "gkt_unpriced_requests_total": Told("Requests with a call that has no price."),
+    "gkt_limit_refusals_total": Told("Requests that a limit or a budget refused.", ("limit",)),
+    "gkt_redis_outages_total": Told("How often Redis became unreachable."),
+    "gkt_redis_local_total": Told("Limits and budgets that were asked on local counts, for want of Redis."),
+    "gkt_redis_refused_total": Told("Limits and budgets that could not be asked for want of Redis: 503."),
     "gkt_config_reload_total": Told("Reloads of the configuration.", ("outcome",)),
 }
 HISTOGRAMS: Mapping[str, Told] = {
@@ -84,6 +88,7 @@ GAUGES: Mapping[str, Told] = {
     "gkt_requests_in_flight": Told("Requests under way."),
     "gkt_ledger_queue_rows": Told("Rows that wait to be written into the ledger."),
     "gkt_ledger_queue_limit_rows": Told("Rows that may wait; with more, calls are answered 503."),
+    "gkt_redis_away": Told("Processes that cannot reach Redis now, 0 or 1 each."),
     "gkt_upstream_ready": Told("1: the upstream could be reached when it was last looked at.", ("upstream",)),
 }
 
@@ -154,6 +159,10 @@ class Metrics:
         self._wasted = Family(counter("gkt_wasted_guidance_total"))
         self._fallback = Family(counter("gkt_fallback_total"))
         self._unpriced = counter("gkt_unpriced_requests_total")
+        self._limited = Family(counter("gkt_limit_refusals_total"))
+        self._away = gauge("gkt_redis_away")
+        self._without = {name: counter(f"gkt_redis_{name}_total") for name in ("outages", "local", "refused")}
+        self._told: dict[str, int] = dict.fromkeys(self._without, 0)
         self._reloads = Family(counter("gkt_config_reload_total"))
         self._ready = Family(gauge("gkt_upstream_ready", "livemin"))
         self.in_flight = gauge("gkt_requests_in_flight")
@@ -206,6 +215,17 @@ class Metrics:
     def refused(self, status: int) -> None:
         """Count a request that was answered with an error and was never an exchange: a wrong key, a full house."""
         self._refused(str(status)).inc()
+
+    def limited(self, limit: str) -> None:
+        """Count a request that `limit` refused: requests, tokens, concurrent, budget, or away."""
+        self._limited(limit).inc()
+
+    def redis(self, away: bool, counts: Mapping[str, int]) -> None:
+        """Say how Redis is; `counts` are `outages`, `local` and `refused` since the process started."""
+        self._away.set(away)
+        for name, counter in self._without.items():
+            counter.inc(counts[name] - self._told[name])
+            self._told[name] = counts[name]
 
     def reloaded(self, outcome: str) -> None:
         """Count a reload; `outcome` is one of `RELOADS`."""

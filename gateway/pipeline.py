@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway import bookkeeper
+from gateway.admission import Admission, Held, reason
 from gateway.auth import Authenticator
 from gateway.bookkeeper import Bookkeeper
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Exchange, Plan, StrategyName
 from gateway.config import Config
-from gateway.errors import BadRequest, Busy, Forbidden, GatewayError, Unauthorized, UpstreamFailed
+from gateway.errors import (
+    BadRequest,
+    Busy,
+    Forbidden,
+    GatewayError,
+    OverBudget,
+    RateLimited,
+    Unauthorized,
+    UpstreamFailed,
+)
 from gateway.keys.ring import Keyring
 from gateway.ledger.entry import Entry, Ledger
 from gateway.metrics import Metrics
@@ -25,8 +35,9 @@ from gateway.strategies.base import Strategy
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
 from gateway.strategies.solo import Solo
-from gateway.upstreams import Desk, Upstream
+from gateway.upstreams import Desk, Upstream, worst_case
 from pricing.book import PriceBook
+from pricing.money import Money
 from students.engine import Event, Finish
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut
 
@@ -70,6 +81,7 @@ class Gateway:
         auth: Authenticator,
         keys: Keyring,
         metrics: Metrics,
+        admission: Admission,
         traces: Traces | None = None,
     ) -> None:
         self.upstreams = upstreams
@@ -77,6 +89,7 @@ class Gateway:
         self.auth = auth
         self.keys = keys
         self.metrics = metrics
+        self.admission = admission
         self.traces = traces
         self.closing = False
         self.in_flight = 0
@@ -128,7 +141,7 @@ class Gateway:
         return Bookkeeper(book, self.upstreams, prompts, config.baseline, store_text=config.ledger.store_text)
 
     def open(self, chat: Chat, caller: Caller) -> Exchange:
-        """Admit the chat and plan it. Raises `GatewayError`; nothing was asked or spent then."""
+        """Plan the chat, where there is room for it. Raises `GatewayError`; nothing was asked or spent then."""
         if self.closing:
             raise Busy("The gateway is shutting down.")
         rules = self._rules
@@ -141,55 +154,76 @@ class Gateway:
     async def answer(self, exchange: Exchange) -> AsyncGenerator[Event, None]:
         """The visible answer: `Delta`s, then one `Finish` with the usage that the client should see.
 
-        The entry is on record before the `Finish` is yielded or the `GatewayError` raised. The caller closes the
-        generator; closing it early stops the models and books the request as abandoned.
+        First its caller's limits and budget are asked: a `GatewayError` before `exchange.admitted` is a refusal, of
+        which there is no entry. Otherwise the entry is on record before the `Finish` is yielded or the error raised.
+        The caller closes the generator; closing it early stops the models and books the request as abandoned.
         """
-        began = time.perf_counter()
         rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
         desk = Desk(exchange, self.upstreams, rules.book, self.ledger, rules.prompts)
         finish: Finish | None = None
         texts: list[list[str]] = [exchange.answer, *([] for _ in range(exchange.chat.n - 1))]
         exchange.outcome = "abandoned"
+        with self._under_way():
+            held = await self._admit(exchange, rules)
+            exchange.admitted, exchange.headers = True, held.headers
+            began = time.perf_counter()
+            try:
+                strategy = self._strategies[exchange.plan.strategy]
+                async with aclosing(strategy.run(exchange, desk)) as events:
+                    async for event in events:
+                        if isinstance(event, Finish):
+                            finish = event
+                            break
+                        if exchange.first_token is None:
+                            exchange.first_token = time.perf_counter() - began
+                        texts[event.index].append(event.text)
+                        yield event
+                if finish is None:
+                    raise BadReply("the strategy ended without an end")
+                exchange.outcome, exchange.visible = "ok", finish.usage
+            except EngineError as error:
+                exchange.outcome, exchange.error = "failed", type(error).__name__
+                raise _failed(error, own_key=_asked_with_own_key(exchange)) from error
+            except GatewayError as error:
+                exchange.outcome, exchange.error = "failed", error.code or type(error).__name__
+                raise
+            except Exception as error:
+                exchange.outcome, exchange.error = "failed", type(error).__name__
+                raise
+            finally:
+                exchange.answer.extend(text for more in texts[1:] for text in more)  # one choice after the other
+                exchange.duration = time.perf_counter() - began
+                await self._settle(exchange, rules.books, held)
+        finish.usage = exchange.visible
+        yield finish
+
+    async def _admit(self, exchange: Exchange, rules: Rules) -> Held:
+        def most() -> Money | None:
+            return worst_case(exchange, self.upstreams, rules.book, rules.prompts)
+
+        try:
+            return await self.admission.admit(exchange, rules.config.limits, most)
+        except (RateLimited, OverBudget, Busy) as error:
+            self.metrics.limited(reason(error))
+            if self.metrics.shared:
+                self._tell_of_redis()
+            raise
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """Count the request among those under way, until it is booked."""
         self.in_flight += 1
         if self.metrics.shared:
             self.metrics.in_flight.inc()
         self._idle.clear()
         try:
-            strategy = self._strategies[exchange.plan.strategy]
-            async with aclosing(strategy.run(exchange, desk)) as events:
-                async for event in events:
-                    if isinstance(event, Finish):
-                        finish = event
-                        break
-                    if exchange.first_token is None:
-                        exchange.first_token = time.perf_counter() - began
-                    texts[event.index].append(event.text)
-                    yield event
-            if finish is None:
-                raise BadReply("the strategy ended without an end")
-            exchange.outcome, exchange.visible = "ok", finish.usage
-        except EngineError as error:
-            exchange.outcome, exchange.error = "failed", type(error).__name__
-            raise _failed(error, own_key=_own_key(exchange)) from error
-        except GatewayError as error:
-            exchange.outcome, exchange.error = "failed", error.code or type(error).__name__
-            raise
-        except Exception as error:
-            exchange.outcome, exchange.error = "failed", type(error).__name__
-            raise
+            yield
         finally:
-            exchange.answer.extend(text for more in texts[1:] for text in more)  # one choice after the other
-            exchange.duration = time.perf_counter() - began
-            try:
-                await self._settle(exchange, rules.books)
-            finally:
-                self.in_flight -= 1
-                if self.metrics.shared:
-                    self.metrics.in_flight.dec()
-                if not self.in_flight:
-                    self._idle.set()
-        finish.usage = exchange.visible
-        yield finish
+            self.in_flight -= 1
+            if self.metrics.shared:
+                self.metrics.in_flight.dec()
+            if not self.in_flight:
+                self._idle.set()
 
     def receipt(self, exchange: Exchange) -> Mapping[str, Any]:
         """The receipt of an exchange that is over, as plain JSON data. See `docs/savings.md` for what it says."""
@@ -225,6 +259,7 @@ class Gateway:
         """Bring the gauges up to date, as far as that is possible within `GLANCE_SECONDS`."""
         self.metrics.queue.set(self.ledger.waiting)
         self.metrics.in_flight.set(self.in_flight)
+        self._tell_of_redis()
         if self._glance is None or self._glance.done():
             self._glance = asyncio.create_task(self.readiness())
         await asyncio.wait([self._glance], timeout=GLANCE_SECONDS)
@@ -260,11 +295,21 @@ class Gateway:
                     code="provider_key_required",
                 )
 
-    async def _settle(self, exchange: Exchange, books: Bookkeeper) -> None:
-        """Write the entry. It is counted and handed to the ledger in one step, so that no cancellation can lose it."""
-        entry = books.entry(exchange)
-        exchange.receipt = bookkeeper.receipt(exchange, entry)
-        self._tell(entry)
+    async def _settle(self, exchange: Exchange, books: Bookkeeper, held: Held) -> None:
+        """Write the entry, and give back what the request held.
+
+        It is counted and handed to the ledger in one step, so that no cancellation can lose it.
+        """
+        entry: Entry | None = None
+        try:
+            entry = books.entry(exchange)
+            exchange.receipt = bookkeeper.receipt(exchange, entry)
+            self._tell(entry)
+            await self._enter(entry)
+        finally:
+            await self.admission.give_back(held, exchange, entry)
+
+    async def _enter(self, entry: Entry) -> None:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self.ledger.settle(entry)
@@ -273,6 +318,11 @@ class Gateway:
         except GatewayError as error:
             log.error("the ledger takes no entry", request_id=entry.request_id, error=str(error))
         _log(entry)
+
+    def _tell_of_redis(self) -> None:
+        link = self.admission.shared.link
+        if link is not None:
+            self.metrics.redis(link.away, {"outages": link.outages, "local": link.local, "refused": link.refused})
 
     def _tell(self, entry: Entry) -> None:
         """Count the entry and send its spans. Whatever is wrong with that, the answer and its entry come first."""
@@ -301,11 +351,10 @@ def _log(entry: Entry) -> None:
     )
 
 
-def _own_key(exchange: Exchange) -> bool:
+def _asked_with_own_key(exchange: Exchange) -> bool:
     """Whether the model that failed last was asked with the caller's own key."""
     failed = [call for call in exchange.calls if call.error is not None]
-    brought = exchange.plan.pass_key and exchange.chat.provider_key is not None
-    return brought and bool(failed) and failed[-1].seat == "teacher"
+    return exchange.own_key and bool(failed) and failed[-1].seat == "teacher"
 
 
 def _failed(error: EngineError, *, own_key: bool = False) -> GatewayError:

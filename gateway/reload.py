@@ -23,7 +23,7 @@ POLL_SECONDS = 2.0
 LIVE: frozenset[str] = frozenset({"max_in_flight", "max_body_bytes", "open_metrics"})
 """Settings of `server` that can change while it runs."""
 
-FIXED = ("ledger", "telemetry", "upstreams")
+FIXED = ("ledger", "shared", "telemetry", "upstreams")
 """Sections that need a restart."""
 
 Stamps = Mapping[str, tuple[int, int, int]]

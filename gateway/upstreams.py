@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.chat import Call, Exchange, Need, Seat, Stage
+from gateway.config import GUIDED
 from gateway.errors import Busy
 from gateway.ledger.entry import Ledger
 from gateway.strategies.prompts import Prompts
@@ -27,6 +28,12 @@ TEMPLATE_TOKENS = 32
 
 BYTES = 4
 """The most bytes that one character has."""
+
+GUIDANCE_BYTES = 16
+"""More than a token of guidance has on average, and so more than the student's tokens for the same words."""
+
+ADDED = ("context", "continue")
+"""The instructions that a guided strategy may add for its student, or for a teacher that goes on."""
 
 UNMEASURED: frozenset[Need] = frozenset({"images", "audio"})
 
@@ -164,19 +171,62 @@ class Desk:
         if prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
             size += BYTES * sum(len(str(message.get("content"))) for message in prompt.messages[-2:])
         output = (prompt.max_tokens or upstream.max_output) * prompt.n
-        dearest = Money.ZERO
-        for tier in {None, tier_asked(prompt.options)}:
-            price = self._book.price(model, provider=upstream.seller, tier=tier, input_tokens=size)
-            if price is None:
-                return None
-            # Input that the provider writes to its cache may cost more than other input.
-            dearer = price.input is not None and price.cache_write is not None and price.cache_write > price.input
-            written = size if dearer else None
-            cost = price.cost(Usage(size, output, cache_write=written, seconds=upstream.max_seconds))
-            if cost is None:
-                return None
-            dearest = max(dearest, cost)
-        return dearest
+        return dearest(self._book, upstream, model, tier_asked(prompt.options), size, output)
+
+
+def worst_case(
+    exchange: Exchange, upstreams: Mapping[str, Upstream], book: PriceBook, prompts: Prompts
+) -> Money | None:
+    """The most that a planned request can cost whoever runs the gateway, all its calls together, fallbacks too.
+
+    What the caller's own key pays is not in it. None when a model that may be asked has no price, or the prompt holds
+    pictures or sound, whose tokens their size does not tell.
+    """
+    chat, plan = exchange.chat, exchange.plan
+    if not chat.needs.isdisjoint(UNMEASURED):
+        return None
+    size = chat.size + TEMPLATE_TOKENS * (len(chat.messages) + 1)
+    calls: list[tuple[Seat, int, int | None, int]] = []  # seat, tokens in, tokens out, how many such calls
+    if plan.strategy in GUIDED:
+        words = sum(BYTES * len(prompts[name].text) for name in (plan.guidance_prompt, *ADDED) if name is not None)
+        size += words + BYTES * sum(len(str(message.get("content"))) for message in chat.messages[-1:])
+        calls.append(("teacher", size, plan.guidance_tokens, 1))
+        calls.append(("student", size + GUIDANCE_BYTES * plan.guidance_tokens, chat.max_tokens, chat.n))
+        if plan.on_student_failure == "teacher":
+            # It goes on from what there is: what it need not write any more it reads, which is not dearer.
+            calls.append(("teacher", size, chat.max_tokens, chat.n))
+    else:
+        calls.append(("student" if plan.strategy == "student" else "teacher", size, chat.max_tokens, chat.n))
+    total = Money.ZERO
+    for seat, tokens, limit, count in calls:
+        name = plan.teacher if seat == "teacher" else plan.student
+        if name is None or (seat == "teacher" and exchange.own_key):
+            continue
+        upstream = upstreams[name]
+        model = (plan.teacher_model if seat == "teacher" else None) or upstream.model
+        tier = tier_asked(chat.teacher_options if seat == "teacher" else chat.options)
+        most = dearest(book, upstream, model, tier, tokens, limit or upstream.max_output)
+        if most is None:
+            return None
+        total += Money(most.nano * count)
+    return total
+
+
+def dearest(book: PriceBook, upstream: Upstream, model: str, tier: str | None, size: int, output: int) -> Money | None:
+    """The most that one call with `size` tokens in and `output` out can cost, in whichever tier; None: no price."""
+    most = Money.ZERO
+    for each in {None, tier}:
+        price = book.price(model, provider=upstream.seller, tier=each, input_tokens=size)
+        if price is None:
+            return None
+        # Input that the provider writes to its cache may cost more than other input.
+        dearer = price.input is not None and price.cache_write is not None and price.cache_write > price.input
+        written = size if dearer else None
+        cost = price.cost(Usage(size, output, cache_write=written, seconds=upstream.max_seconds))
+        if cost is None:
+            return None
+        most = max(most, cost)
+    return most
 
 
 def tier_asked(options: Mapping[str, Any]) -> str | None:

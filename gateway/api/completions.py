@@ -72,7 +72,7 @@ class Completions:
             await self._fail(reply, GatewayError(UNEXPECTED))
 
     async def _fail(self, reply: Reply, error: GatewayError) -> None:
-        if not reply.planned:  # what was planned is counted when it is settled
+        if not reply.admitted:  # what was admitted is counted when it is settled
             self._gateway.metrics.refused(error.http_status)
         await reply.fail(error)
 
@@ -156,22 +156,27 @@ class Listening:
 class Reply:
     """One response, begun when there is something to say: an error before that still has its own status."""
 
-    __slots__ = ("_headers", "_send", "id", "planned", "status")
+    __slots__ = ("_exchange", "_headers", "_send", "id", "status")
 
     def __init__(self, send: Send, id: str) -> None:  # noqa: A002 - the field's name
         self.id = id
         self._send = send
         self.status: int | None = None
         """None until it has begun."""
-        self.planned = False
+        self._exchange: Exchange | None = None
         raw = id.encode()
         self._headers: list[RawHeader] = [(b"x-request-id", raw), (b"x-gkt-request-id", raw)]
 
     def describe(self, exchange: Exchange) -> None:
         """Say in the headers how the chat was planned."""
         plan = exchange.plan
-        self.planned = True
+        self._exchange = exchange
         self._headers += [(b"x-gkt-strategy", plan.strategy.encode()), (b"x-gkt-why", header_value(plan.why))]
+
+    @property
+    def admitted(self) -> bool:
+        """Whether there is an exchange that will be settled."""
+        return self._exchange is not None and self._exchange.admitted
 
     async def send(self, frames: bytes, *, last: bool = False) -> None:
         """Send the next bytes of a stream."""
@@ -196,7 +201,10 @@ class Reply:
 
     async def _start(self, status: int, headers: tuple[RawHeader, ...]) -> None:
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._headers]})
+        limits = self._exchange.headers.items() if self._exchange is not None else ()
+        more = [(name.encode(), text.encode()) for name, text in limits]
+        sent = [*headers, *self._headers, *more]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
 
 
 async def read_body(receive: Receive, content_length: bytes | None, limit: int) -> bytes:

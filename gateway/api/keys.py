@@ -64,8 +64,11 @@ async def create(request: Request, gateway: AGateway) -> Response:
 
 @router.api_route("/{key_id}", methods=["GET", "HEAD"])
 async def one(key_id: str, gateway: AGateway) -> Response:
-    """One key."""
-    return _answer((await gateway.keys.get(key_id)).plain(time.time()))
+    """One key, and what is `used` of its budgets now: spent, or put aside for requests under way."""
+    key = await gateway.keys.get(key_id)
+    used = await gateway.admission.used(key.caller, gateway.config.limits)
+    told = [{**allowance.plain, "used_usd": amount.plain} for allowance, amount in used]
+    return _answer(key.plain(time.time()) | {"used": told})
 
 
 @router.delete("/{key_id}")

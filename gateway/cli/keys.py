@@ -56,6 +56,16 @@ def create(
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="A date, a time (UTC), or how long from now: 12h, 90d.")
     ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="USD/PERIOD", help="Dollars per day, week, month or in total: 10/day, 500/total; may be repeated."
+        ),
+    ] = None,
+    no_budget: Annotated[bool, typer.Option("--no-budget", help="None, whatever the configuration says.")] = False,
+    rpm: Annotated[int | None, typer.Option(metavar="N", help="Requests per minute.")] = None,
+    tpm: Annotated[int | None, typer.Option(metavar="N", help="Tokens per minute, of prompts and answers.")] = None,
+    concurrent: Annotated[int | None, typer.Option(metavar="N", help="Requests at once.")] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -66,6 +76,8 @@ def create(
 
     if override and no_overrides:
         raise typer.BadParameter("cannot be given together with --override", param_hint="--no-overrides")
+    if budget and no_budget:
+        raise typer.BadParameter("cannot be given together with --budget", param_hint="--no-budget")
     try:
         grant = Grant(
             name=name,
@@ -75,6 +87,10 @@ def create(
             strategies=_some(strategy),
             overrides=() if no_overrides else _some(override),
             expires_at=None if expires is None else _moment(expires),
+            requests_per_minute=rpm,
+            tokens_per_minute=tpm,
+            concurrent=concurrent,
+            budgets=() if no_budget else _some([_budget(text) for text in budget or ()]),
         )
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -99,13 +115,26 @@ def listed(
         typer.echo(json.dumps({"object": "list", "data": [key.plain(now) for key in found]}, indent=2))
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("id", "secret", "name", "owner", "tags", "models", "strategies", "overrides", "made", "expires"):
+    for heading in (
+        "id",
+        "secret",
+        "name",
+        "owner",
+        "tags",
+        "models",
+        "strategies",
+        "overrides",
+        "budgets",
+        "made",
+        "expires",
+    ):
         table.add_column(heading, overflow="fold", no_wrap=heading == "id")
     table.add_column("status")
     for key in found:
         plain = key.plain(now)
         secrets = ", ".join(f"{each['hint']}..." for each in plain["secrets"])
         limits = [_limit(each) for each in (key.models, key.strategies, key.overrides)]
+        limits.append(_dollars(key))
         cells = [key.id, secrets, key.name, key.owner or "", ", ".join(key.tags), *limits, _day(key.created_at)]
         cells += ["never" if key.expires_at is None else _day(key.expires_at), plain["status"]]
         table.add_row(*map(Text, cells))
@@ -172,6 +201,19 @@ def _some(words: Sequence[Any] | None) -> tuple[Any, ...] | None:
 
 def _limit(words: Sequence[str] | None) -> str:
     return "all" if words is None else ", ".join(words) or "none"
+
+
+def _budget(text: str) -> dict[str, str]:
+    usd, slash, per = text.strip().removeprefix("$").partition("/")
+    if not slash:
+        raise typer.BadParameter(f"expected dollars and a period, as in 10/day, not {text!r}", param_hint="--budget")
+    return {"usd": usd, "per": per}
+
+
+def _dollars(key: Key) -> str:
+    if key.budgets is None:
+        return "default"
+    return ", ".join(f"${each.usd}/{each.per}" for each in key.budgets) or "none"
 
 
 def _day(at: float) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from gateway.allowance import Quota
 from gateway.chat import Caller, Overrides, StrategyName
 from students.spec import Strict
 
@@ -43,11 +44,12 @@ def _printable(text: str) -> str:
 Word = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 
 
-class Grant(Strict):
+class Grant(Quota):
     """What a key is made for, and what it allows.
 
     `models` are names and patterns (`gpt-*`, as `fnmatch` reads them; case matters). None: no limit of the key's own,
-    the routes' limits hold all the same. `expires_at` is in seconds since the epoch; None: never.
+    the routes' limits hold all the same. `expires_at` is in seconds since the epoch; None: never. Limits and budgets
+    that are None are those of the configuration's `limits`; no `budgets` at all is an empty list.
     """
 
     name: Word
@@ -102,6 +104,8 @@ class Key(Grant):
             strategies=self.strategies,
             tags=self.tags,
             expires_at=self.expires_at,
+            limits=self.limits,
+            budgets=self.allowances,
         )
 
     def plain(self, now: float) -> dict[str, Any]:

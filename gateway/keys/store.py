@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
+from gateway.allowance import BudgetSpec
 from gateway.errors import BadRequest, ConfigError, NotFound
 from gateway.keys.key import HINT, Grant, Held, Key, Secret, digest, new_secret
 from gateway.ledger import reading
 from gateway.ledger.schema import key_secrets, keys
 from gateway.ledger.store import Store
 
-LISTS = ("tags", "models", "strategies", "overrides")
+LISTS = ("tags", "models", "strategies", "overrides", "budgets")
 """The columns that hold JSON."""
 
 LATEST = 253_402_300_799.0
@@ -157,6 +158,8 @@ def _key(rows: Iterable[Row[Any]]) -> Key:
     first = all_rows[0]._mapping
     fields: dict[str, Any] = {column.name: first[column.name] for column in keys.columns if column.name != "version"}
     fields |= {name: _parsed(fields[name]) for name in LISTS}
+    if fields["budgets"] is not None:
+        fields["budgets"] = tuple(BudgetSpec.model_construct(None, **each) for each in fields["budgets"])
     made = tuple(Secret(hint=row.hint, created_at=row.made, valid_until=row.valid_until) for row in all_rows)
     # As it was written, without checks: what another version has put there must not keep this one from its keys.
     return Key.model_construct(None, **fields, secrets=made)

@@ -202,6 +202,11 @@ keys = Table(
     Column("models", Text),
     Column("strategies", Text),
     Column("overrides", Text),
+    # NULL: as the configuration says.
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrent", BigInteger),
+    Column("budgets", Text),  # a JSON list of {"usd": "10", "per": "day"}
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),

@@ -10,27 +10,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from typing import Protocol
 
+from gateway.allowance import MOST, Allowance, PeriodName
 from gateway.errors import OverBudget
 from pricing.money import Money
-
-MOST = Money(2**53 - 1)
-"""The largest limit, $9,007,199.254740991: Redis compares as doubles, which hold whole numbers exactly up to here."""
-
-PeriodName = Literal["day", "week", "month", "total"]
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What may be spent in one period of UTC. Raises `ValueError` below zero and above `MOST`."""
-
-    limit: Money
-    period: PeriodName
-
-    def __post_init__(self) -> None:
-        if not Money.ZERO <= self.limit <= MOST:
-            raise ValueError(f"a budget must lie between $0 and {MOST}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import Literal, Protocol
 
+from gateway.allowance import Limits
 from gateway.errors import RateLimited
 
 MINUTE = 60.0
@@ -25,24 +26,6 @@ PLACE_SECONDS = 1.0
 """When to try again for a place: nobody knows when a request ends."""
 
 Kind = Literal["requests", "tokens", "concurrent"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one subject may have; None: as much as it likes. Raises `ValueError` for a limit below one."""
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrent: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or absent for no limit")
-
-    def __bool__(self) -> bool:
-        return self != Limits()
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +82,7 @@ def check_size(limits: Limits, tokens: int) -> None:
             f"Request too large: it may take {tokens} tokens, the limit is {limit} tokens per minute. "
             "Shorten the messages or lower max_tokens.",
             headers={"x-ratelimit-limit-tokens": str(limit), "x-should-retry": "false"},
+            limit="tokens",
         )
 
 
@@ -128,6 +112,7 @@ def refusal(limits: Limits, levels: Levels, tokens: int) -> RateLimited:
         f"Rate limit reached: {why}. Please try again in {spell(wait)}.",
         retry_after=wait,
         headers=headers(limits, levels),
+        limit=levels.refused,
     )
 
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.shared.budget import Allowance, Reservation, Span, checked, over, tightest
-from gateway.shared.limits import GRAIN, MINUTE, Kind, Levels, Limits, Taken, check_size, headers, refusal
+from gateway.allowance import Allowance, Limits
+from gateway.shared.budget import Reservation, Span, checked, over, tightest
+from gateway.shared.limits import GRAIN, MINUTE, Kind, Levels, Taken, check_size, headers, refusal
 from pricing.money import Money
 
 IDLE_SECONDS = 3600.0

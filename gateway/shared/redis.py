@@ -10,8 +10,9 @@ from itertools import groupby
 from typing import cast
 from urllib.parse import quote
 
+from gateway.allowance import Limits
 from gateway.errors import Busy
-from gateway.shared.limits import Kind, Levels, Limits, Taken, check_size, headers, refusal
+from gateway.shared.limits import Kind, Levels, Taken, check_size, headers, refusal
 from gateway.shared.link import Away, Link, Script
 from gateway.shared.memory import MemoryLimiter
 

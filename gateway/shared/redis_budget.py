@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import structlog
 
-from gateway.shared.budget import Allowance, Reservation, Span, checked, over, span, tightest
+from gateway.allowance import Allowance
+from gateway.shared.budget import Reservation, Span, checked, over, span, tightest
 from gateway.shared.link import Away, Link, Script
 from gateway.shared.memory import LATE_SECONDS, MemoryBudget
 from gateway.shared.redis import away

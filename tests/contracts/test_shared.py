@@ -27,9 +27,10 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
+from gateway.allowance import MOST, Allowance, Limits, PeriodName
 from gateway.errors import OverBudget, RateLimited
-from gateway.shared.budget import MOST, Allowance, Budget, PeriodName, Reservation, span
-from gateway.shared.limits import Limiter, Limits, Taken
+from gateway.shared.budget import Budget, Reservation, span
+from gateway.shared.limits import Limiter, Taken
 from gateway.shared.link import Link
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.redis import RedisLimiter
@@ -412,8 +413,8 @@ async def test_500_at_once_that_are_settled_for_less(budget: Budget) -> None:
 
 RACER = f"""
 import asyncio, json, sys, time
+from gateway.allowance import Allowance
 from gateway.errors import OverBudget
-from gateway.shared.budget import Allowance
 from gateway.shared.link import Link
 from gateway.shared.redis_budget import RedisBudget
 from pricing.money import Money

@@ -93,13 +93,14 @@ def house() -> Opened:
         teacher: Engine | None = None,
         student: Engine | None = None,
         route: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
         **config: Any,
     ) -> AsyncGenerator[House, None]:
         engines = {name: engine for name, engine in (("teacher", teacher), ("student", student)) if engine is not None}
         if route is not None:
             config["routes"] = {"gkt": {"teacher": "teacher", "student": "student", **route}}
         made = Config.parse({"ledger": {"url": "sqlite://"}, **config})
-        async with open_gateway(made, engines=engines, environ={}) as gateway:
+        async with open_gateway(made, engines=engines, environ=environ or {}) as gateway:
             yield House(gateway)
 
     return opened

@@ -69,7 +69,7 @@ def test_plain_data_is_json_and_shows_the_secrets_that_open_something() -> None:
         Secret(hint="gkt_old2", created_at=NOW, valid_until=NOW + 9),
         Secret(hint="gkt_new1", created_at=NOW),
     )
-    made = key(secrets=secrets, models=("a*",), tags=("x",))
+    made = key(secrets=secrets, models=("a*",), tags=("x",), concurrent=3, budgets=[{"usd": 0.5, "per": "day"}])
     plain = json.loads(json.dumps(made.plain(NOW + 1)))
     assert plain == {
         "object": "key",
@@ -81,6 +81,10 @@ def test_plain_data_is_json_and_shows_the_secrets_that_open_something() -> None:
         "models": ["a*"],
         "strategies": None,
         "overrides": None,
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        "concurrent": 3,
+        "budgets": [{"usd": "0.5", "per": "day"}],
         "expires_at": None,
         "created_at": NOW,
         "revoked_at": None,

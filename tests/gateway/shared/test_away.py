@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.allowance import Allowance, Limits
 from gateway.errors import Busy, ConfigError, OverBudget, RateLimited
-from gateway.shared.budget import Allowance, Reservation, tightest
+from gateway.shared.budget import Reservation, tightest
 from gateway.shared.build import Shared, open_shared
-from gateway.shared.limits import Limits, Taken
+from gateway.shared.limits import Taken
 from gateway.shared.link import Link
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.redis import RedisLimiter

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.shared.budget import MOST, Allowance, PeriodName, span, tightest
+from gateway.allowance import MOST, Allowance, PeriodName
+from gateway.shared.budget import span, tightest
 from pricing.money import Money
 
 MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))

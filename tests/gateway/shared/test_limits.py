@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.shared.limits import Levels, Limits, headers, refusal, spell
+from gateway.allowance import Limits
+from gateway.shared.limits import Levels, headers, refusal, spell
 
 
 @pytest.mark.parametrize(

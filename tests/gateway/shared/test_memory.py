@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.allowance import Allowance, Limits
 from gateway.errors import RateLimited
 from gateway.shared import memory
-from gateway.shared.budget import Allowance
-from gateway.shared.limits import Limits
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from pricing.money import Money
 
