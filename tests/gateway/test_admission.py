@@ -278,8 +278,7 @@ async def test_redis_away_is_as_configured_and_nobody_hangs(house: Opened, tmp_p
         section = {"redis_url_env": "GKT_TEST_REDIS", "when_away": when_away}
         engines = {"teacher": Scripted("teacher", ANSWER), "student": Scripted("student", ANSWER)}
         environ = {"GKT_TEST_REDIS": redis.url}
-        config.setdefault("prices", PRICES)
-        async with house(shared=section, environ=environ, route={}, **engines) as home:
+        async with house(prices=PRICES, shared=section, environ=environ, route={}, **engines) as home:
             at, who = Desk(home), caller(usd=Money.usd(1), requests_per_minute=100)
             await at.ask(who)
             redis.kill()
