@@ -1,4 +1,4 @@
-"""Keys: who asked, what that came to, and which keys nobody has used."""
+"""Keys: who asked, what that came to, what is left of their budgets, and which keys nobody has used."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from gateway.allowance import Allowance
+from gateway.chat import Caller
 from gateway.dashboard import PATH
 from gateway.dashboard.figures import Figure, groups
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, address, parse
 from gateway.dashboard.tables import SUMS, Column, Table, sums
+from gateway.errors import Busy
 from gateway.keys.key import Key
 from gateway.ledger.entry import Query, SavingsRow
 from gateway.ledger.savings import nothing
 from gateway.pipeline import Gateway
+from pricing.money import Money
 
 COLUMNS = (
     Column("caller", "Key", "code"),
@@ -28,6 +32,23 @@ COLUMNS = (
 
 ON_PAGE = ("name", "owner", "status", "requests", "spent_usd", "teacher_alone_usd", "saved_usd", "saved_share")
 """What of it the page of keys has room for."""
+
+ALLOWED = (
+    Column("caller", "Key", "code"),
+    Column("name", "Name"),
+    Column("budget_usd", "Budget", "money"),
+    Column("per", "Per"),
+    Column("used_usd", "Used", "money"),
+    Column("used_share", "Used of it", "percent"),
+    Column("requests_per_minute", "Requests a minute", "count"),
+    Column("tokens_per_minute", "Tokens a minute", "count"),
+    Column("concurrent", "At once", "count"),
+    Column("limits_hit", "Limits hit", "count"),
+    Column("budget_hit", "Budget hit", "count"),
+)
+
+ASKED_ABOUT = 100
+"""Callers whose budgets the page looks up: each is a question to whoever counts them."""
 
 LISTED = 200
 """Keys that the page lists; its CSV has all."""
@@ -53,7 +74,36 @@ async def keys(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "shown": ON_PAGE,
     }
     whole = replace(table([*rows, *unused], held, period, now), shown=LISTED)
-    return Page("keys.html", "Keys", context, {"keys": whole})
+    callers = {key.id: key.caller for key in held if key.status(now) == "active"}
+    callers |= {row.group: Caller(row.group) for row in rows if row.group not in {key.id for key in held}}
+    allowed = await allowances(gateway, list(callers.values()), {key.id: key.name for key in held})
+    return Page("keys.html", "Keys", context, {"keys": whole, "limits": allowed})
+
+
+async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping[str, str]) -> Table:
+    """One row a budget, and one for each other caller with limits: what is used now, and how often it was refused.
+
+    Refusals are those of this process since it started: what is refused is in no account.
+    """
+    admission, quota = gateway.admission, gateway.config.limits
+    lines: list[list[object]] = []
+    for caller in callers[:ASKED_ABOUT]:
+        limits = caller.limits | quota.limits
+        hits = {why: count for (who, why), count in admission.refused.items() if who == caller.id}
+        over = hits.pop("budget", 0)
+        allowed = [limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent, sum(hits.values()), over]
+        first = [caller.id, names.get(caller.id)]
+        budgets: Sequence[tuple[Allowance, Money | None]]
+        try:
+            budgets = await admission.used(caller, quota)
+        except Busy:
+            budgets = [(each, None) for each in (caller.budgets or quota.allowances or ())]
+        for budget, used in budgets:
+            share = used.nano / budget.limit.nano if used is not None and budget.limit else None
+            lines.append([*first, budget.limit, budget.period, used, share, *allowed])
+        if not budgets and (limits or hits):
+            lines.append([*first, None, None, None, None, *allowed])
+    return Table("limits", "Budgets and limits", ALLOWED, lines, shown=LISTED)
 
 
 def table(rows: Sequence[SavingsRow], held: Sequence[Key], period: Period, now: float) -> Table:

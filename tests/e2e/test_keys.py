@@ -99,6 +99,53 @@ def test_a_key_that_was_made_over_http(office: Office, topic: str) -> None:
         assert revoked.value.code == "invalid_api_key"
 
 
+def test_limits_as_the_client_sees_them(office: Office, topic: str) -> None:
+    key = office.admin("POST", name="slow", requests_per_minute=2, tokens_per_minute=100_000)
+    with office.client(key["secret"]) as client:
+        ask: Any = {"model": "gkt", "messages": [{"role": "user", "content": topic}]}
+        for stream in (False, True):
+            raw = client.chat.completions.with_raw_response.create(**ask, stream=stream)
+            assert raw.headers["x-ratelimit-limit-requests"] == "2"
+            assert raw.headers["x-ratelimit-remaining-requests"] == "01"[not stream]
+            assert int(raw.headers["x-ratelimit-remaining-tokens"]) < 100_000
+            if stream:
+                list(raw.parse())
+        with pytest.raises(openai.RateLimitError) as limited:
+            client.chat.completions.create(**ask)
+    error, headers = limited.value, limited.value.response.headers
+    assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_exceeded")
+    assert 0 < int(headers["retry-after"]) <= 30
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"].endswith("s")
+
+
+def test_a_budget_as_the_client_sees_it(office: Office, topic: str) -> None:
+    key = office.admin("POST", name="poor", budgets=[{"usd": 0.05, "per": "month"}, {"usd": "1", "per": "total"}])
+    assert key["budgets"] == [{"usd": "0.05", "per": "month"}, {"usd": "1", "per": "total"}]
+    with office.client(key["secret"]) as client:
+        completion = client.chat.completions.create(
+            model="gkt", messages=[{"role": "user", "content": topic}], max_tokens=200
+        )
+        receipt = completion.model_dump()["gkt"]
+        used = office.admin("GET", f"/{key['id']}")["used"]
+        assert [each["used_usd"] for each in used] == [receipt["cost_usd"]] * 2
+        # Without max_tokens the answer may be as long as the teacher can write, should the student fail.
+        with pytest.raises(openai.RateLimitError, match=r"budget of \$0\.05 per month") as over:
+            hello(client, "gkt", topic)
+    assert (over.value.code, over.value.type) == ("insufficient_quota", "insufficient_quota")
+    assert over.value.response.headers["x-should-retry"] == "false"
+    assert office.admin("GET", f"/{key['id']}")["used"] == used
+
+
+def test_limits_and_budgets_at_a_terminal(office: Office) -> None:
+    words = ["--budget", "10/day", "--budget", "$99.5/total", "--rpm", "60", "--tpm", "90000", "--concurrent", "4"]
+    made = json.loads(office.served.run("keys", "create", "limited", *words, "--json"))
+    office.secrets.add(made["secret"])
+    assert made["budgets"] == [{"usd": "10", "per": "day"}, {"usd": "99.5", "per": "total"}]
+    assert (made["requests_per_minute"], made["tokens_per_minute"], made["concurrent"]) == (60, 90_000, 4)
+    assert "$10/day, $99.5/total" in " ".join(office.served.run("keys", "list").split())
+
+
 def test_a_key_that_was_made_at_a_terminal(office: Office, topic: str) -> None:
     made = json.loads(office.served.run("keys", "create", "script", "--json"))
     office.secrets.add(made["secret"])

@@ -303,6 +303,36 @@ async def test_keys_have_names_and_those_that_nobody_used_are_there_too(pages: A
         assert used.secrets[0].hint not in page.text
 
 
+async def test_budgets_and_limits(pages: Any) -> None:
+    async with pages([]) as site:
+        assert "No key has a budget or a limit" in (await site.get("/keys")).text
+        grant = {"name": "both", "requests_per_minute": 60, "budgets": [{"usd": 10, "per": "day"}]}
+        key, _ = await site.gateway.keys.create(Grant.model_validate(grant))
+        await site.gateway.keys.create(Grant(name="neither"))
+        caller, budget = key.caller, site.gateway.admission.shared.budget
+        now = time.time()
+        await budget.settle(await budget.reserve(key.id, caller.budgets, Money.usd(4), now), Money.usd("2.5"))
+        site.gateway.admission.refused[key.id, "requests"] += 2
+        site.gateway.admission.refused[key.id, "budget"] += 3
+        (told,) = rows(await site.csv("/keys", table="limits"))
+        assert told == {
+            "caller": key.id,
+            "name": "both",
+            "budget_usd": "10",
+            "per": "day",
+            "used_usd": "2.5",
+            "used_share": "0.25",
+            "requests_per_minute": "60",
+            "tokens_per_minute": "",
+            "concurrent": "",
+            "limits_hit": "2",
+            "budget_hit": "3",
+        }
+        page = await site.get("/keys")
+        page.check()
+        assert "Budgets and limits now" in page.text
+
+
 @pytest.mark.parametrize("keys", ["callers-key", None])
 async def test_an_empty_ledger_says_what_to_do_first(pages: Any, keys: str | None) -> None:
     async with pages([], keys=keys) as site:
