@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.pictures import replaced
+from gateway.allowance import Quota
 from gateway.config import (
     BaselineConfig,
     Config,
@@ -24,6 +25,7 @@ from gateway.config import (
     OwnSampling,
     Route,
     Server,
+    SharedConfig,
     TelemetryConfig,
     default_unguidable,
 )
@@ -39,6 +41,8 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "The file": Config,
     "`server`": Server,
     "`ledger`": LedgerConfig,
+    "`shared`": SharedConfig,
+    "`limits`": Quota,
     "`telemetry`": TelemetryConfig,
     "`routes.NAME`": Route,
     "`routes.NAME.teacher_sampling`, `routes.NAME.student_sampling`": OwnSampling,
@@ -54,6 +58,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
 MEANING: Mapping[str, str] = {
     "Config.server": "Where the gateway listens and how much it takes.",
     "Config.ledger": "Where accounts are kept.",
+    "Config.shared": "What the replicas of a gateway agree on.",
     "Config.telemetry": "What is told to a collector.",
     "Config.upstreams": "The models, by names of your own. The section replaces the default one as a whole.",
     "Config.routes": "What a client's model name means. The section replaces the default one as a whole.",
@@ -186,7 +191,7 @@ def _type(annotation: Any) -> str:
         return ", or ".join(_type(each) for each in args)
     if origin is dict:
         return "mapping"
-    if origin is list:
+    if origin in (list, tuple):
         return "list"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"

@@ -92,7 +92,7 @@ class BudgetSpec(Strict):
 class Quota(Strict):
     """What one caller may use; None: see whoever has the field."""
 
-    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9, description="A bucket that refills all the time.")
     tokens_per_minute: int | None = Field(None, ge=1, le=10**12, description="Prompt and answer, as `usage` has them.")
     concurrent: int | None = Field(None, ge=1, le=10**6, description="Requests at once.")
     budgets: tuple[BudgetSpec, ...] | None = Field(
