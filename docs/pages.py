@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.pictures import replaced
-from gateway.allowance import Quota
+from gateway.allowance import BudgetSpec, Quota
 from gateway.config import (
     BaselineConfig,
     Config,
@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "`ledger`": LedgerConfig,
     "`shared`": SharedConfig,
     "`limits`": Quota,
+    "`limits.budgets`, each": BudgetSpec,
     "`telemetry`": TelemetryConfig,
     "`routes.NAME`": Route,
     "`routes.NAME.teacher_sampling`, `routes.NAME.student_sampling`": OwnSampling,

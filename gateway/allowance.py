@@ -66,7 +66,7 @@ class BudgetSpec(Strict):
     """Dollars for one period of UTC, as an operator writes them."""
 
     usd: str = Field(description="The exact amount, as a number or a text.")
-    per: PeriodName
+    per: PeriodName = Field(description="Of UTC; weeks begin on Monday.")
 
     @field_validator("usd", mode="before")
     @classmethod

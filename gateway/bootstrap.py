@@ -67,7 +67,9 @@ async def open_gateway(
         stack.push_async_callback(ring.aclose)
         agreed = config.shared
         shared = await stack.enter_async_context(
-            open_shared(redis_url(config, environ), when_away=agreed.when_away, prefix=agreed.prefix)
+            open_shared(
+                redis_url(config, environ), when_away=agreed.when_away, prefix=agreed.prefix, store=ledger.store
+            )
         )
         admission = Admission(shared)
         stack.push_async_callback(admission.aclose)

@@ -1,4 +1,4 @@
-"""The tables of the ledger: calls, requests, their sums, the processes that wrote them, and the keys of callers.
+"""The tables of the ledger: calls, requests, their sums, the processes that wrote them, keys of callers, and budgets.
 
 Amounts are whole nano-dollars; NULL means unknown, never 0. Times are seconds since the epoch. Nothing here is
 particular to one database: `day` is the ISO date (UTC) as text, JSON is text, and partial indexes exist in both
@@ -224,3 +224,24 @@ key_secrets = Table(
     Column("valid_until", Double),  # NULL: as long as its key
 )
 """The secrets of keys: one each, and those that it had before it was rotated."""
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("period", Text, primary_key=True),  # as in `gateway.shared.budget.Span`
+    Column("used", BigInteger, nullable=False),
+    Column("keep_until", BigInteger, index=True),  # NULL: for ever
+)
+"""What is spent or put aside of each budget, one row a period; kept for some days after the period."""
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("periods", Text, nullable=False),  # JSON: those of `spending` that hold the amount
+    Column("amount", BigInteger, nullable=False),
+    Column("keep_until", BigInteger, index=True),  # when the last of its periods goes; NULL: never
+)
+"""What is put aside and not settled. Settling removes the row, so that nothing is settled twice."""

@@ -1,4 +1,4 @@
-"""Build: what replicas share, in this process's memory or in Redis."""
+"""Build: what replicas share: in Redis, in the ledger's database, or in this process's memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.ledger.store import Store
 from gateway.shared.budget import Budget
 from gateway.shared.limits import Limiter
 from gateway.shared.link import Link
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.redis import RedisLimiter
 from gateway.shared.redis_budget import RedisBudget
+from gateway.shared.sql_budget import SqlBudget
 
 WhenAway = Literal["refuse", "local"]
 """While Redis is away: answer 503, or serve on limits and budgets that each process keeps by itself."""
@@ -20,7 +22,7 @@ WhenAway = Literal["refuse", "local"]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What replicas agree on. `link` is None where there is one process and no Redis; metrics read it."""
+    """What replicas agree on. `link` is None where there is no Redis; metrics read it."""
 
     limiter: Limiter
     budget: Budget
@@ -29,14 +31,27 @@ class Shared:
 
 @asynccontextmanager
 async def open_shared(
-    redis_url: str | None = None, *, when_away: WhenAway = "refuse", prefix: str = "gkt"
+    redis_url: str | None = None,
+    *,
+    when_away: WhenAway = "refuse",
+    prefix: str = "gkt",
+    store: Store | None = None,
 ) -> AsyncGenerator[Shared, None]:
-    """Memory without a `redis_url`, else Redis; closed at the end. `prefix` begins every key in Redis.
+    """Redis where there is a `redis_url`, else memory, with budgets in the ledger's `store` where that is given.
+
+    Closed at the end, before whoever opened `store` closes that. `prefix` begins every key in Redis.
 
     Raises `ConfigError` for a URL that is none. A Redis that is away now is logged, and `when_away` holds.
     """
     if redis_url is None:
-        yield Shared(MemoryLimiter(), MemoryBudget())
+        if store is None:
+            yield Shared(MemoryLimiter(), MemoryBudget())
+            return
+        kept = SqlBudget(store)
+        try:
+            yield Shared(MemoryLimiter(), kept)
+        finally:
+            await kept.aclose()
         return
     link = Link(redis_url)
     try:

@@ -22,8 +22,9 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.errors import ConfigError
 
-CONNECT_SECONDS = 0.25
-COMMAND_SECONDS = 0.25
+CONNECT_SECONDS = 0.5
+COMMAND_SECONDS = 0.5
+"""Longer than any Redis that is well takes, and than an event loop under full load looks away."""
 RETRY_SECONDS = 1.0
 CONNECTIONS = 32
 """Commands under way at once; more wait their turn, and turn round when the way closes."""
@@ -107,7 +108,7 @@ class Link:
         task.add_done_callback(self._tasks.discard)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        """What the script returns; numbers as int, texts as str. Raises `Away` within half a second."""
+        """What the script returns; numbers as int, texts as str. Raises `Away` within a second."""
         if self.away:
             raise Away(sent=False)
         async with self._room:

@@ -1,4 +1,4 @@
-"""What every `Limiter` and every `Budget` promises: in memory, and in a real Redis."""
+"""What every `Limiter` and every `Budget` promises: in memory, in a real Redis, and budgets in a real database."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -26,16 +27,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis import Redis
+from sqlalchemy import delete, func, select
 
 from gateway.allowance import MOST, Allowance, Limits, PeriodName
 from gateway.errors import OverBudget, RateLimited
+from gateway.ledger.schema import reservations, spending
+from gateway.ledger.store import Store
 from gateway.shared.budget import Budget, Reservation, span
 from gateway.shared.limits import Limiter, Taken
 from gateway.shared.link import Link
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.redis import RedisLimiter
 from gateway.shared.redis_budget import RedisBudget
+from gateway.shared.sql_budget import SqlBudget
 from pricing.money import Money
+from tests.conftest import Postgres
 from tests.gateway.shared.server import redis_server
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +49,7 @@ pytestmark = pytest.mark.anyio
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 DAY = 86_400
 PATIENT = 5.0
-"""Seconds for a command: here a busy machine is not a Redis that is away."""
+"""Seconds for a command: here a busy machine is not a Redis or a database that is away."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,19 @@ class Both:
 
 @asynccontextmanager
 async def opened(url: str | None) -> AsyncIterator[Both]:
-    """New and empty: in memory without a `url`, else under a prefix of its own."""
+    """New and empty: in memory without a `url`, in Redis under a prefix of its own, in a database of its own."""
     if url is None:
         yield Both(MemoryLimiter(), MemoryBudget())
+        return
+    if not url.startswith("redis:"):
+        store = Store.open(url)
+        with store.transaction(write=True) as connection:
+            for table in (spending, reservations):
+                connection.execute(delete(table))
+        budget = SqlBudget(store, patience=PATIENT)
+        yield Both(MemoryLimiter(), budget)
+        await budget.aclose()
+        store.close()
         return
     link, prefix = Link(url, connect=PATIENT, command=PATIENT), f"test-{uuid4().hex}"
     try:
@@ -74,24 +90,38 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["memory", "redis"])
 def url(request: pytest.FixtureRequest) -> str | None:
-    """Where it is kept; None: in memory."""
+    """Where limits are kept; None: in memory."""
     return None if request.param == "memory" else str(request.getfixturevalue("redis_url"))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
+    """A ledger that budgets are kept in."""
+    made = f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
+    Store.open(made).close()
+    return made
+
+
+@pytest.fixture(params=["memory", "redis", "sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where budgets are kept; None: in memory."""
+    if request.param == "memory":
+        return None
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_url"))
+    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else request.getfixturevalue("postgres")()
+
+
 @pytest.fixture
-async def both(url: str | None) -> AsyncIterator[Both]:
+async def limiter(url: str | None) -> AsyncIterator[Limiter]:
     async with opened(url) as found:
-        yield found
+        yield found.limiter
 
 
 @pytest.fixture
-def limiter(both: Both) -> Limiter:
-    return both.limiter
-
-
-@pytest.fixture
-def budget(both: Both) -> Budget:
-    return both.budget
+async def budget(place: str | None) -> AsyncIterator[Budget]:
+    async with opened(place) as found:
+        yield found.budget
 
 
 # Limits
@@ -218,17 +248,26 @@ async def test_many_at_the_same_moment(limiter: Limiter) -> None:
     assert {type(each) for each in got} == {Taken, RateLimited}
 
 
-@pytest.mark.parametrize("subject", ["key:1", "käse", "a}b{c", "", "x" * 300])
-async def test_any_subject(both: Both, subject: str) -> None:
+SUBJECTS = ["key:1", "käse", "a}b{c", "", "x" * 300]
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+async def test_any_subject_has_limits(limiter: Limiter, subject: str) -> None:
     limits = Limits(concurrent=1)
-    taken = await both.limiter.take(subject, limits, 0)
+    taken = await limiter.take(subject, limits, 0)
     with pytest.raises(RateLimited):
-        await both.limiter.take(subject, limits, 0)
-    await both.limiter.give(taken, None)
-    await both.limiter.give(await both.limiter.take(subject, limits, 0), None)
-    reservation = await both.budget.reserve(subject, [Allowance(Money(5), "total")], Money(5), NOON)
-    assert await both.budget.used(subject, [Allowance(Money(5), "total")], NOON) == [Money(5)]
-    await both.budget.settle(reservation, Money(5))
+        await limiter.take(subject, limits, 0)
+    await limiter.give(taken, None)
+    await limiter.give(await limiter.take(subject, limits, 0), None)
+
+
+async def test_any_subject_has_a_budget(budget: Budget) -> None:
+    for subject in SUBJECTS:
+        reservation = await budget.reserve(subject, [Allowance(Money(5), "total")], Money(5), NOON)
+        assert await budget.used(subject, [Allowance(Money(5), "total")], NOON) == [Money(5)]
+        await budget.settle(reservation, Money(4))
+    for subject in SUBJECTS:
+        assert await budget.used(subject, [Allowance(Money(5), "total")], NOON) == [Money(4)]
 
 
 class LimiterMachine(RuleBasedStateMachine):
@@ -415,40 +454,74 @@ RACER = f"""
 import asyncio, json, sys, time
 from gateway.allowance import Allowance
 from gateway.errors import OverBudget
+from gateway.ledger.store import Store
 from gateway.shared.link import Link
 from gateway.shared.redis_budget import RedisBudget
+from gateway.shared.sql_budget import SqlBudget
 from pricing.money import Money
 
-async def main(url, prefix, start):
-    link = Link(url, connect={PATIENT}, command={PATIENT})
-    budget = RedisBudget(link, local=False, prefix=prefix)
+async def main(url, prefix):
+    if url.startswith("redis:"):
+        link = Link(url, connect={PATIENT}, command={PATIENT})
+        budget = RedisBudget(link, local=False, prefix=prefix)
+        await link.look()
+    else:
+        budget = SqlBudget(Store.open(url), patience={PATIENT})
     budgets = [Allowance(Money.usd(100), "day"), Allowance(Money.usd(1000), "total")]
     async def one():
         try:
-            await budget.reserve("key-1", budgets, Money.usd(1), {NOON})
+            await budget.reserve(prefix, budgets, Money.usd(1), {NOON})
         except OverBudget:
             return 0
         return 1
-    await link.look()
-    await asyncio.sleep(max(0.0, float(start) - time.time()))
-    began = time.time()
+    await budget.used(prefix, budgets, {NOON})
+    print("ready", flush=True)
+    began = time.time() if sys.stdin.readline() else 0.0
     granted = sum(await asyncio.gather(*(one() for _ in range(125))))
     print(json.dumps([granted, began, time.time()]))
-    await link.aclose()
+    await budget.aclose()
+    if url.startswith("redis:"):
+        await link.aclose()
 
 asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_500_at_once_in_four_processes(redis_url: str) -> None:
-    prefix, start = f"race-{uuid4().hex}", time.time() + 2.5
-    command = [sys.executable, "-c", RACER, redis_url, prefix, str(start)]
-    racers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
+def race(url: str, prefix: str) -> None:
+    """Four processes with 125 requests each, all ready before the first begins."""
+    command = [sys.executable, "-c", RACER, url, prefix]
+    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
     outcomes = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
     assert sum(granted for granted, _, _ in outcomes) == 100
     assert max(began for _, began, _ in outcomes) < max(ended for _, _, ended in outcomes)
+
+
+def test_500_at_once_in_four_processes(redis_url: str) -> None:
+    prefix = f"race-{uuid4().hex}"
+    race(redis_url, prefix)
     with Redis.from_url(redis_url, decode_responses=True) as client:
-        assert client.get(f"{prefix}:budget:{{key-1}}:total") == str(Money.usd(100).nano)
+        assert client.get(f"{prefix}:budget:{{{prefix}}}:total") == str(Money.usd(100).nano)
+
+
+async def test_500_at_once_in_four_processes_on_a_database(database: str) -> None:
+    await asyncio.to_thread(race, database, "key-1")
+    store = Store.open(database)
+    budget = SqlBudget(store, patience=PATIENT)
+    budgets = [Allowance(Money.usd(100), "day"), Allowance(Money.usd(1000), "total")]
+    assert await budget.used("key-1", budgets, NOON) == [Money.usd(100), Money.usd(100)]
+    with store.transaction() as connection:
+        assert connection.execute(select(func.count()).select_from(reservations)).scalar() == 100
+    with pytest.raises(OverBudget):
+        await budget.reserve("key-1", budgets, Money(1), NOON)
+    await budget.aclose()
+    store.close()
 
 
 PERIODS: tuple[PeriodName, ...] = ("day", "week", "month", "total")
@@ -514,8 +587,8 @@ class BudgetMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
-def test_budgets_hold_whatever_happens(url: str | None) -> None:
-    run_state_machine_as_test(type("Placed", (BudgetMachine,), {"url": url}), settings=EXAMPLES)
+def test_budgets_hold_whatever_happens(place: str | None) -> None:
+    run_state_machine_as_test(type("Placed", (BudgetMachine,), {"url": place}), settings=EXAMPLES)
 
 
 EXAMPLES = settings(
