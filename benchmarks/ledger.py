@@ -1,28 +1,37 @@
 """How long the ledger's questions take over millions of entries: `python -m benchmarks.ledger`.
 
 Fills a database with a year of requests, in bulk and with the gateway's own rows, makes the rollups, proves them equal
-to the entries, and asks what `gkt savings` and a dashboard ask. Times are of the whole answer, in Python's hands.
+to the entries, and asks what `gkt savings` asks: times are of the whole answer, in Python's hands. Then it opens the
+dashboard's pages, within this process but through the whole application: from the request to the last byte of its page.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 from sqlalchemy import Connection, func, insert, select
 
+from gateway.api.app import create_app
+from gateway.bootstrap import open_gateway
 from gateway.chat import Call, Outcome, StrategyName
+from gateway.config import Config
+from gateway.dashboard import PATH
+from gateway.dashboard.app import Dashboard
 from gateway.ledger import rollup, rows, savings, upkeep
 from gateway.ledger.entry import Entry, Query
-from gateway.ledger.schema import calls, entries, rollups
+from gateway.ledger.schema import calls, entries, keys, rollups
 from gateway.ledger.store import Store
 from pricing.baseline import Baseline
 from pricing.bill import Line
@@ -32,9 +41,10 @@ from pricing.usage import Usage
 
 DAY = 86_400.0
 DAYS = 365
-BEGIN = 1_767_225_600.0  # 2026-01-01
 CALLERS = 20
 BULK = 20_000
+KINDS = 50_000
+"""Requests that differ; millions of them are made faster than so many are."""
 
 # A model's name is a route, and a route has its strategy; the weights are how often each is asked.
 MODELS: dict[str, tuple[StrategyName, int]] = {
@@ -49,48 +59,66 @@ TEACHER = Price("gpt-6-sol", "config", input=Money.usd(2), output=Money.usd(10),
 
 
 class Shape(NamedTuple):
-    """How many entries of how many calls each."""
+    """How many entries, up to the moment `end`; the newest `detailed` of them with that many calls each."""
 
     entries: int
     calls: int
+    detailed: int
+    end: float
+
+    @property
+    def begin(self) -> float:
+        """When the first entry was made."""
+        return self.end - DAYS * DAY
 
 
-def generated(shape: Shape, run: int) -> Iterator[tuple[rows.Row, list[rows.Row]]]:
-    """Entries with their calls as rows, spread over a year; the same ones each time."""
+def generated(shape: Shape, run: int) -> Iterator[tuple[rows.Row, Sequence[rows.Row]]]:
+    """Entries with their calls as rows, spread over a year: each one of `KINDS`, at its own time."""
     dice = random.Random(1)
-    models, weights = list(MODELS), [weight for _, weight in MODELS.values()]
+    kinds = [_kind(shape, run, dice) for _ in range(min(KINDS, shape.entries))]
     step = DAYS * DAY / shape.entries
+    first = shape.entries - shape.detailed
+    started = calls.columns.keys().index("started")
     for n in range(shape.entries):
-        model = dice.choices(models, weights)[0]
-        [outcome] = dice.choices(list(OUTCOMES), list(OUTCOMES.values()))
-        at, request_id = BEGIN + n * step, f"chatcmpl-{n:012x}"
-        caller = f"key-{min(int(dice.expovariate(0.2)), CALLERS - 1):02d}"
-        made = [_call(request_id, k, at, dice) for k in range(max(shape.calls, 1))]
-        alone = dice.randrange(1_000_000, 9_000_000)
-        base = Baseline("same_length", Money(alone // 2), Money(alone), Money(alone * 2), 400)
-        told = Entry(
-            request_id,
-            at,
-            model,
-            model,
-            MODELS[model][0],
-            "route " + model,
-            caller,
-            outcome,
-            True,
-            made,
-            base,
-            teacher="openai",
-            student="local",
-            wasted="empty" if dice.random() < 0.01 else None,
-            first_token=0.3,
-            duration=3.1,
-            visible_input=312,
-            visible_output=400,
-            teacher_tokens=40,
-        )
-        settled = rows.settlement(told, run, text=False)
-        yield settled.entry, list(settled.calls[: shape.calls])
+        at, request_id = shape.begin + n * step, f"chatcmpl-{n:012x}"
+        entry, made = kinds[int(dice.random() * len(kinds))]
+        again = [
+            (request_id, f"{request_id}/{k}", *call[2:started], at + k, *call[started + 1 :])
+            for k, call in enumerate(made if n >= first else ())
+        ]
+        yield (request_id, at, rows.day_of(at), *entry[3:]), again
+
+
+def _kind(shape: Shape, run: int, dice: random.Random) -> tuple[rows.Row, Sequence[rows.Row]]:
+    """One entry with its calls, of a model, a caller and amounts by chance, as the gateway's own rows."""
+    models, weights = list(MODELS), [weight for _, weight in MODELS.values()]
+    model = dice.choices(models, weights)[0]
+    [outcome] = dice.choices(list(OUTCOMES), list(OUTCOMES.values()))
+    caller = f"key-{min(int(dice.expovariate(0.2)), CALLERS - 1):02d}"
+    alone = dice.randrange(1_000_000, 9_000_000)
+    told = Entry(
+        "",
+        shape.begin,
+        model,
+        model,
+        MODELS[model][0],
+        "route " + model,
+        caller,
+        outcome,
+        True,
+        [_call("", k, shape.begin, dice) for k in range(max(shape.calls, 1))],
+        Baseline("same_length", Money(alone // 2), Money(alone), Money(alone * 2), 400),
+        teacher="openai",
+        student="local",
+        wasted="empty" if dice.random() < 0.01 else None,
+        first_token=0.3,
+        duration=3.1,
+        visible_input=312,
+        visible_output=400,
+        teacher_tokens=40,
+    )
+    settled = rows.settlement(told, run, text=False)
+    return settled.entry, settled.calls[: shape.calls]
 
 
 def _call(request_id: str, number: int, at: float, dice: random.Random) -> Call:
@@ -105,7 +133,7 @@ def _call(request_id: str, number: int, at: float, dice: random.Random) -> Call:
 
 def fill(store: Store, shape: Shape) -> None:
     """Write the entries in bulk, and then their rollups."""
-    run = store.join(BEGIN)
+    run = store.join(shape.end)
     began = time.perf_counter()
     waiting: tuple[list[Any], list[Any]] = ([], [])
 
@@ -121,7 +149,8 @@ def fill(store: Store, shape: Shape) -> None:
         if len(waiting[0]) == BULK:
             flush()
     flush()
-    print(f"{shape.entries:,} entries with {shape.calls} calls each written in {time.perf_counter() - began:.0f} s")
+    told = f"{shape.entries:,} entries, the newest {shape.detailed:,} with {shape.calls} calls each,"
+    print(f"{told} written in {time.perf_counter() - began:.0f} s", flush=True)
     began = time.perf_counter()
     with store._begin(write=True) as connection:
         rollup.rebuild(connection)
@@ -129,7 +158,7 @@ def fill(store: Store, shape: Shape) -> None:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("ANALYZE")
     kept = ", ".join(f"{count:,} of level {level}" for level, count in sorted(map(tuple, counted)))
-    print(f"rollups ({kept}) made in {time.perf_counter() - began:.0f} s")
+    print(f"rollups ({kept}) made in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def _bulk(connection: Connection, table: Any, batch: list[Any]) -> None:
@@ -145,9 +174,8 @@ def _bulk(connection: Connection, table: Any, batch: list[Any]) -> None:
     connection.connection.cursor().executemany(statement, batch)
 
 
-def questions() -> dict[str, Query]:
+def questions(end: float) -> dict[str, Query]:
     """What is asked, by the name that the table shows."""
-    end = BEGIN + DAYS * DAY
     return {
         "overview, all time": Query(),
         "by day, all time": Query(by="day"),
@@ -155,10 +183,10 @@ def questions() -> dict[str, Query]:
         "by strategy, all time": Query(by="strategy"),
         "by caller, all time": Query(by="caller"),
         "one model by day, all time": Query(model="gpt-6-luna", by="day"),
-        "overview, 30 days up to now": Query(since=end - 30 * DAY + 1_234.5),
-        "by day, 30 days up to now": Query(since=end - 30 * DAY + 1_234.5, by="day"),
-        "by hour, 7 days": Query(since=end - 7 * DAY, by="hour"),
-        "overview, 24 hours up to now": Query(since=end - DAY + 1_234.5),
+        "overview, 30 days up to now": Query(since=end - 30 * DAY),
+        "by day, 30 days up to now": Query(since=end - 30 * DAY, by="day"),
+        "by hour, 7 days": Query(since=end // DAY * DAY - 6 * DAY, by="hour"),
+        "overview, 24 hours up to now": Query(since=end - DAY),
     }
 
 
@@ -180,11 +208,11 @@ def measure(store: Store, shape: Shape) -> None:
         first, then = timed(ask, times)
         print(f"| {name:36} | {first:9.1f} | {then:8.1f} |")
 
-    for name, query in questions().items():
+    for name, query in questions(shape.end).items():
         line(f"savings {name}", partial(store.savings, query))
     line("newest 50 requests", lambda: store.entries(Query(), 50))
     line("newest 50 of one model", lambda: store.entries(Query(model="cheap"), 50))
-    line("50 requests half a year ago", lambda: store.entries(Query(until=BEGIN + DAYS * DAY / 2), 50))
+    line("50 requests half a year ago", lambda: store.entries(Query(until=shape.end - DAYS * DAY / 2), 50))
     line("one request opened", lambda: store.entry(f"chatcmpl-{shape.entries // 2:012x}"))
     with store._begin() as connection:
         began = time.perf_counter()
@@ -193,28 +221,110 @@ def measure(store: Store, shape: Shape) -> None:
     assert slow == store.savings(Query())
 
 
+TAGS = ("search", "support", "research")
+
+
+def config(url: str) -> Config:
+    """A gateway over the filled ledger, whose student runs on a machine that is paid by the hour."""
+    return Config.parse(
+        {
+            "ledger": {"url": url},
+            "upstreams": {
+                "openai": {"kind": "scripted", "model": "gpt-6-sol"},
+                "local": {"kind": "scripted", "model": "mine"},
+            },
+            "routes": {"*": {"teacher": "openai", "student": "local"}},
+            "prices": {"gpt-6-sol": {"input": 2, "output": 10}, "mine": {"per_hour": 2}},
+        }
+    )
+
+
+def name_callers(store: Store) -> None:
+    """Give the callers names and tags, as `gkt keys create` would."""
+    with store._begin(write=True) as connection:
+        if connection.scalar(select(func.count()).select_from(keys)):
+            return
+        connection.execute(
+            insert(keys),
+            [
+                {"id": f"key-{n:02d}", "name": f"team {n}", "tags": f'["{TAGS[n % 3]}"]', "created_at": 0, "version": 1}
+                for n in range(CALLERS)
+            ],
+        )
+
+
+def addresses(shape: Shape) -> dict[str, str]:
+    """The pages that are timed, by the name that the table shows."""
+    middle = datetime.fromtimestamp(shape.end - DAYS * DAY / 2, UTC).date()
+    return {
+        "overview, 7 days (the first page)": "",
+        "overview, today": "?range=today",
+        "overview, 30 days": "?range=30d",
+        "overview, all time": "?range=all",
+        "overview, all time, by day as CSV": "?range=all&format=csv&table=time",
+        "requests, 30 days": "/requests",
+        "requests, all time": "/requests?range=all",
+        "requests, all, one model": "/requests?range=all&model=cheap",
+        "requests, all, one key's failures": "/requests?range=all&caller=key-07&outcome=failed",
+        "requests, all, three rare filters": "/requests?range=all&model=careful&caller=key-05&outcome=failed",
+        "requests, all, none that matches": "/requests?range=all&model=never-asked",
+        "requests, one day half a year ago": f"/requests?from={middle}&to={middle}",
+        "one request opened": f"/requests/chatcmpl-{shape.entries - 2:012x}",
+        "models, 7 days": "/models",
+        "models, all time": "/models?range=all",
+        "keys, 7 days": "/keys",
+        "keys, all time": "/keys?range=all",
+    }
+
+
+async def measure_pages(url: str, shape: Shape) -> None:
+    """Print how long each page takes from the request to its last byte, through the whole application."""
+    async with open_gateway(config(url), environ={}) as gateway:
+        app = create_app(gateway.config, opener=lambda _: nullcontext(gateway), pages={PATH: Dashboard(gateway)})
+        transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            print(f"\n| {'page':40} | first, ms | then, ms | slowest, ms | kB |")
+            print(f"|{'-' * 42}|----------:|---------:|------------:|---:|")
+            for name, address in addresses(shape).items():
+                taken = []
+                for _ in range(9):
+                    began = time.perf_counter()
+                    answer = await http.get(PATH + address)
+                    taken.append((time.perf_counter() - began) * 1_000)
+                    answer.raise_for_status()
+                first, *others = taken
+                times = f"{first:9.1f} | {statistics.median(others):8.1f} | {max(others):11.1f}"
+                print(f"| {name:40} | {times} | {len(answer.content) / 1_000:.0f} |", flush=True)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, default=1_000_000, help="how many requests (1,000,000)")
     parser.add_argument("--calls", type=int, default=2, help="calls of each; 0 saves time and disk (2)")
+    parser.add_argument("--detailed", type=int, help="how many of the newest requests have call rows (all)")
     parser.add_argument("--url", help="an empty database; a new SQLite file when left out, removed at the end")
+    parser.add_argument("--trust", action="store_true", help="do not prove the rollups again")
     parser.add_argument("--keep", type=Path, help="where to leave the SQLite file; filled only once")
     asked = parser.parse_args()
-    shape = Shape(asked.entries, asked.calls)
     with ExitStack() as stack:
         folder = asked.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = asked.url or f"sqlite:///{folder}/ledger.db"
         store = Store.open(url)
         stack.callback(store.close)
         with store._begin() as connection:
-            found = connection.scalar(select(func.count()).select_from(entries))
-        if not found:
+            newest = connection.scalar(select(func.max(entries.c.at)))
+        detailed = asked.entries if asked.detailed is None else asked.detailed
+        shape = Shape(asked.entries, asked.calls, detailed, time.time() if newest is None else newest)
+        if newest is None:
             fill(store, shape)
-        began = time.perf_counter()
-        assert upkeep.check(url) == []
-        print(f"rollups proven equal to the entries in {time.perf_counter() - began:.0f} s")
+        if not asked.trust:
+            began = time.perf_counter()
+            assert upkeep.check(url) == []
+            print(f"rollups proven equal to the entries in {time.perf_counter() - began:.0f} s", flush=True)
         measure(store, shape)
+        name_callers(store)
+        asyncio.run(measure_pages(url, shape))
 
 
 if __name__ == "__main__":

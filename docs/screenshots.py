@@ -2,7 +2,7 @@
 
 `python -m docs.screenshots [FOLDER]` starts a gateway, opens its pages in Chromium, and writes
 `dashboard-overview.png` and `dashboard-request.png`, into `docs` when no folder is named. It needs Playwright's
-package and the system's Chromium (`GKT_CHROMIUM` names another one than /usr/bin/chromium).
+package and a browser: see `docs.browser`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from docs.browser import FLAGS, found
 from gateway.chat import Call, Outcome, Seat, Stage, StrategyName
 from gateway.cli.child import serving
 from gateway.ledger.entry import Entry
@@ -32,15 +33,6 @@ from pricing.money import Money
 from pricing.usage import Usage
 
 HERE = Path(__file__).parent
-CHROMIUM = os.environ.get("GKT_CHROMIUM", "/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 DAYS = 7
 TEACHER = Price(
     "gpt-6-sol", "config", input=Money.usd(2), cached=Money.usd("0.2"), output=Money.usd(10), row="gpt-6-sol: 2/0.2/10"
@@ -170,7 +162,7 @@ async def shoot(folder: Path) -> None:
         os.environ |= {"GKT_KEYS": secrets.token_urlsafe(), "GKT_ADMIN_KEY": key}
         options = ["--config", str(config), "--ledger", url]
         async with serving(options, Path(scratch) / "log") as gateway, async_playwright() as play:
-            browser = await play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            browser = await play.chromium.launch(executable_path=await asyncio.to_thread(found), args=FLAGS)
             page = await browser.new_page(viewport={"width": 1280, "height": 900})
             await page.goto(f"{gateway.url}/dashboard/login")
             await page.get_by_label("Admin key").fill(key)

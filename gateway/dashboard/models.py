@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
+from gateway.dashboard import machines
+from gateway.dashboard.machines import Use
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import parse
 from gateway.dashboard.tables import Column, Table
@@ -17,7 +19,7 @@ from gateway.upstreams import Upstream
 from pricing.book import Price
 from pricing.money import Money
 
-SAMPLE = 2_000
+SAMPLE = 1_000
 """Speeds are those of the calls of so many newest requests: a page must not read a whole year of them."""
 
 COLUMNS = (
@@ -41,6 +43,7 @@ COLUMNS = (
     Column("cache_write_usd_per_million", "Cache write", "money"),
     Column("output_usd_per_million", "Output", "money"),
     Column("usd_per_hour", "Per hour", "money"),
+    *machines.COLUMNS,
 )
 
 
@@ -63,7 +66,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One upstream as the page shows it. `price` is None when nobody knows one."""
+    """One upstream as the page shows it. `price` is None when nobody knows one, `use` when it has none by the hour."""
 
     upstream: Upstream
     state: str
@@ -71,6 +74,7 @@ class Card:
     abilities: Sequence[str]
     price: Price | None
     speed: Speed
+    use: Use | None
 
     @property
     def row(self) -> list[Any]:
@@ -80,7 +84,9 @@ class Card:
         counts = [speed.calls, speed.failed, speed.cut, speed.output, speed.spent]
         times = [speed.rate, speed.first_median, speed.first_p95]
         names = [at.name, at.model, self.state, at.stand_in, ", ".join(self.abilities)]
-        return [*names, *counts, *times, price.source if price else None, price.row if price else None, *rates]
+        machine = self.use.row if self.use else [None] * len(machines.COLUMNS)
+        told = [price.source, price.row] if price else [None, None]
+        return [*names, *counts, *times, *told, *rates, *machine]
 
 
 async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
@@ -92,16 +98,22 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
     by_upstream: dict[str, list[Mapping[str, Any]]] = {}
     for call in calls:
         by_upstream.setdefault(call["upstream"], []).append(call)
+    priced = {
+        name: (upstream, gateway.book.price(upstream.model, provider=upstream.seller, moment=now))
+        for name, upstream in gateway.upstreams.items()
+    }
+    used = await machines.uses(gateway.ledger, priced, period, now)
     cards = [
         Card(
             upstream,
             "ready" if states[name]["ready"] else "not ready",
             states[name].get("error"),
             states[name].get("abilities", ()),
-            gateway.book.price(upstream.model, provider=upstream.seller, moment=now),
+            price,
             speed(by_upstream.pop(name, ())),
+            used.get(name),
         )
-        for name, upstream in gateway.upstreams.items()
+        for name, (upstream, price) in priced.items()
     ]
     table = Table("models", "Upstreams", COLUMNS, [card.row for card in cards])
     context = {

@@ -1,4 +1,4 @@
-"""Overview: spent, the teacher alone, saved; over time, by strategy, by model, by key; and what is left out."""
+"""Overview: spent, the teacher alone, saved; over time, by strategy, model, key and tag; and what is left out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gateway.dashboard import PATH, figures, keys, tables
+from gateway.dashboard import PATH, figures, keys, tables, tags
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, address, buckets, moment, parse
 from gateway.dashboard.tables import Column, Table, by_group
@@ -15,7 +15,10 @@ from gateway.pipeline import Gateway
 from pricing.money import Money
 
 LONGEST = 1_500
-"""Days that a chart over all time can show; earlier ones are in the table."""
+"""Days that a chart over all time can show; earlier ones are in the table's CSV."""
+
+LATEST = 62
+"""Days or hours that the table below the chart shows; its CSV has all."""
 
 
 async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
@@ -24,15 +27,19 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     period = parse(said, now)
     asked = Query(since=period.since, until=period.until)
     ask = gateway.ledger.savings
-    (whole,) = await ask(asked)
     by_time = await ask(replace(asked, by=period.step))
     by_strategy, by_model, by_caller = [
         _dearest(await ask(replace(asked, by=name))) for name in ("strategy", "model", "caller")
     ]
+    whole = tags.merged(by_strategy)
     held = await gateway.keys.all()
+    tagged = any(key.tags for key in held)
+    by_tag = tags.by_tag(by_caller, held)
     ever = whole.requests > 0 or bool(await gateway.ledger.entries(limit=1))
     shown = {
-        "time": replace(by_group("time", f"Sums by {period.step}", by_time, _column(period)), shown=LONGEST),
+        "time": replace(
+            by_group("time", f"Sums by {period.step}, newest first", by_time[::-1], _column(period)), shown=LATEST
+        ),
         "strategies": by_group(
             "strategies",
             "By strategy",
@@ -48,6 +55,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
             _links(by_model, "model", period),
         ),
         "keys": keys.table(by_caller, held, period, now),
+        "tags": tags.table(by_tag),
         "split": split(whole),
         "sums": Table("sums", "All sums", tables.SUMS, [tables.sums(whole)]),
         "methods": methods(whole),
@@ -58,6 +66,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "split": figures.split(whole),
         "models": figures.groups("models", "By the model that was asked for", by_model),
         "keys": keys.chart(by_caller, held),
+        **({"tags": figures.groups("tags", "By tag of the key", by_tag)} if tagged else {}),
     }
     context = {
         "period": period,
@@ -66,12 +75,17 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "saved_range": saved_range(whole),
         "charts": charts,
         "beside": keys.BESIDE,
+        "tags_beside": tags.BESIDE,
         "ever": ever,
         "stand_ins": [upstream for upstream in gateway.upstreams.values() if upstream.stand_in is not None],
         "models": gateway.planner.models(),
         "needs_key": not gateway.auth.open,
     }
     return Page("overview.html", "Overview", context, shown)
+
+
+def _by_time(rows: Sequence[SavingsRow], period: Period) -> Table:
+    return by_group("time", f"Sums by {period.step}, newest first", rows[::-1], _column(period))
 
 
 def saved_range(row: SavingsRow) -> tuple[Money, Money] | None:

@@ -36,14 +36,13 @@ def money(amount: Money | int | None) -> Markup:
     if amount is None:
         return UNKNOWN
     exact = Money(amount) if isinstance(amount, int) else amount
-    return Markup('<data class="money" value="{}" title="exactly {}">{}</data>').format(
-        exact.plain, str(exact), rounded(exact)
-    )
+    # Not `format`, which escapes and takes most of the time of a page with a thousand amounts: these are digits alone.
+    return Markup(f'<data class="money" value="{exact.plain}" title="exactly {exact}">{rounded(exact)}</data>')  # noqa: S704
 
 
 def percent(share: float | None) -> Markup:
     """A share of one in percent."""
-    return UNKNOWN if share is None else Markup("{}&nbsp;%").format(plain_percent(share).removesuffix(" %"))
+    return UNKNOWN if share is None else Markup(f"{share * 100:,.1f}&nbsp;%")  # noqa: S704 - digits
 
 
 def plain_percent(share: float) -> str:
@@ -64,7 +63,7 @@ def seconds(value: float | None) -> Markup:
 
 def count(value: int | None) -> Markup:
     """A whole number with its thousands apart."""
-    return UNKNOWN if value is None else Markup("{}").format(f"{value:,}")
+    return UNKNOWN if value is None else Markup(f"{value:,}")  # noqa: S704 - digits
 
 
 def some(number: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.chat import Call, Outcome, StrategyName
 from pricing.baseline import Baseline
@@ -102,6 +102,14 @@ class Query:
     outcome: str | None = None
 
 
+class Timed(NamedTuple):
+    """When a call began and how long it took, in seconds, and the nano-dollars booked for it; None where unknown."""
+
+    started: float
+    duration: float | None
+    amount: int | None
+
+
 class Ledger(Protocol):
     """Keeps accounts of calls and entries. One owner writes; many tasks ask. Amounts are exact.
 
@@ -141,6 +149,12 @@ class Ledger(Protocol):
 
     async def calls(self, query: Query = Query(), *, limit: int = 1000) -> Sequence[Mapping[str, Any]]:
         """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
+        ...
+
+    async def timed(
+        self, upstream: str, *, since: float | None = None, until: float | None = None, limit: int = 1000
+    ) -> Sequence[Timed]:
+        """The newest `limit` settled calls to `upstream` that began in a range of time, newest first."""
         ...
 
     async def aclose(self) -> None:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import add, itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, case, func, literal_column, or_, select
@@ -105,10 +106,11 @@ def wanted(query: Query, table: Table = entries) -> list[ColumnElement[bool]]:
         conditions.append(table.c.at >= query.since)
     if query.until is not None:
         conditions.append(table.c.at < query.until)
-    return conditions + _named(query, table)
+    return conditions + filters(query, table)
 
 
-def _named(query: Query, table: Table) -> list[ColumnElement[bool]]:
+def filters(query: Query, table: Table = entries) -> list[ColumnElement[bool]]:
+    """Those of them that are not about time."""
     asked = (
         ("model", query.model),
         ("strategy", query.strategy),
@@ -137,7 +139,7 @@ def from_corrections(query: Query) -> Select[Any]:
 
 def _from_rollups(query: Query, level: Level, first: int | None, last: int | None) -> Select[Any]:
     """Both, from the rollups of a level, from the hour `first` up to `last`; None: without end."""
-    conditions = [rollups.c.level == level.number, *_named(query, rollups)]
+    conditions = [rollups.c.level == level.number, *filters(query, rollups)]
     if first is not None:
         conditions.append(rollups.c.hour >= first)
     if last is not None:
@@ -178,7 +180,7 @@ def statements(query: Query) -> Iterator[Select[Any]]:
         yield from _both(replace(query, until=float(first * HOUR)))
     if last is not None and query.until != last * HOUR:
         yield from _both(replace(query, since=float(last * HOUR)))
-    for level, start, end in _cover(first, last, _levels(query)):
+    for level, start, end in _cover(first, last, levels(query)):
         yield _from_rollups(query, level, start, end)
 
 
@@ -187,13 +189,17 @@ def _both(query: Query) -> Iterator[Select[Any]]:
     yield from_corrections(query)
 
 
-def _levels(query: Query) -> list[Level]:
+def levels(query: Query) -> list[Level]:
     """The levels to answer from, coarsest first: not coarser than the groups, and with callers only for their sake."""
     if query.by == "hour":
         return [LEVELS[0]]
     finest, *coarser = LEVELS
     of_callers = query.by == "caller" or query.caller is not None
-    return [*reversed([level for level in coarser if level.by_caller is of_callers]), finest]
+    longest = DAY if query.by == "day" else None
+    fitting = [
+        level for level in coarser if level.by_caller is of_callers and (longest is None or level.hours <= longest)
+    ]
+    return [*reversed(fitting), finest]
 
 
 def _cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[tuple[Level, int | None, int | None]]:
@@ -212,19 +218,21 @@ def _cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list
     return [*before, (level, begin, end), *after]
 
 
+_measures = itemgetter(*MEASURES)
+
+
 @dataclass(slots=True)
 class _Group:
-    sums: Counter[str] = field(default_factory=Counter)
+    sums: list[int] = field(default_factory=lambda: [0] * len(MEASURES))
     outcomes: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Mapping[Any, Any]) -> None:
         # PostgreSQL sums whole numbers into numeric, which arrives as Decimal.
-        counted = {name: int(row[name]) for name in MEASURES}
-        self.sums.update(counted)
-        self.outcomes[row["outcome"]] += counted["requests"]
-        if counted["compared"] or counted["likely"]:
-            self.methods[row["method"]] += counted["likely"]
+        self.sums = list(map(add, self.sums, map(int, _measures(row))))
+        self.outcomes[row["outcome"]] += int(row["requests"])
+        if row["compared"] or row["likely"]:
+            self.methods[row["method"]] += int(row["likely"])
 
 
 def fold(rows: Iterable[Mapping[Any, Any]], query: Query) -> list[SavingsRow]:
@@ -233,7 +241,7 @@ def fold(rows: Iterable[Mapping[Any, Any]], query: Query) -> list[SavingsRow]:
     if query.by is None:
         groups[ALL]  # all of nothing is a row of zeros
     for row in rows:
-        if any(row[name] for name in MEASURES):  # a rollup that everything was taken out of again is none
+        if any(_measures(row)):  # a rollup that everything was taken out of again is none
             groups[_name(row["group"], query.by) if query.by else ALL].add(row)
     return [_savings(name, groups[name]) for name in sorted(groups)]
 
@@ -250,7 +258,7 @@ def nothing(name: str) -> SavingsRow:
 
 
 def _savings(name: str, group: _Group) -> SavingsRow:
-    s = group.sums
+    s = dict(zip(MEASURES, group.sums, strict=True))
     compared = s["compared"]
     return SavingsRow(
         group=name,

@@ -77,6 +77,8 @@ INTENDED = calls.columns.keys()[: calls.columns.keys().index("is_bound") + 1]
 # What recovery looks through; tiny, because calls are open for seconds. A query uses it when it says exactly this.
 is_open = calls.c.is_open == true()
 Index("ix_calls_open", calls.c.run, sqlite_where=is_open, postgresql_where=is_open)
+# The newest calls to one upstream, for how busy its machine is. Nothing in it changes when a call is settled.
+Index("ix_calls_upstream_started", calls.c.upstream, calls.c.started)
 
 entries = Table(
     "entries",

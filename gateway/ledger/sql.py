@@ -13,7 +13,7 @@ import structlog
 from gateway.chat import Call
 from gateway.errors import ConfigError
 from gateway.ledger import rows
-from gateway.ledger.entry import Entry, Query, SavingsRow
+from gateway.ledger.entry import Entry, Query, SavingsRow, Timed
 from gateway.ledger.spool import Backlog, place
 from gateway.ledger.store import Store
 from gateway.ledger.writer import Writer, replay
@@ -140,6 +140,15 @@ class SqlLedger:
     async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[dict[str, Any]]:
         """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
         return await asyncio.to_thread(self._store.calls, query, limit)
+
+    async def timed(
+        self, upstream: str, *, since: float | None = None, until: float | None = None, limit: int = 1000
+    ) -> list[Timed]:
+        """The newest `limit` settled calls to `upstream` that began in a range of time, newest first.
+
+        Amounts are as booked: corrections are not in them.
+        """
+        return await asyncio.to_thread(self._store.timed, upstream, since, until, limit)
 
     async def savings(self, query: Query = ALL) -> Sequence[SavingsRow]:
         """Sums of the settled entries, one row a group, ordered by group; ungrouped: one row named `all`.

@@ -37,7 +37,8 @@ from sqlalchemy.pool import StaticPool
 
 from gateway.errors import ConfigError
 from gateway.ledger import migrate, rollup, savings
-from gateway.ledger.entry import Query, SavingsRow
+from gateway.ledger.entry import Query, SavingsRow, Timed
+from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, runs
@@ -215,18 +216,29 @@ class Store:
 
     def entries(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
         """The newest `limit` entries that `query` wants, older than `before`, without their calls."""
-        wanted = select(entries).where(*savings.wanted(query), *([savings.older(before)] if before else []))
-        newest = wanted.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
         with self._begin() as connection:
-            return [entry_data(row) for row in connection.execute(newest).mappings()]
+            return [entry_data(row) for row in newest(connection, query, limit, before)]
 
     def calls(self, query: Query, limit: int) -> list[dict[str, Any]]:
         """The settled calls of the newest `limit` entries that `query` wants."""
-        wanted = select(entries.c.request_id).where(*savings.wanted(query))
-        newest = wanted.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit).subquery()
-        made = select(calls).join(newest, newest.c.request_id == calls.c.request_id).where(not_(calls.c.is_open))
+        of = select(entries.c.request_id).where(*savings.wanted(query))
+        latest = of.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
         with self._begin() as connection:
-            return [call_data(row) for row in connection.execute(made).mappings()]
+            # In two steps: joined, SQLite reads all calls there are and looks for their entries.
+            which = rollup.ids(connection.dialect.name, list(connection.scalars(latest)))
+            made = select(calls).where(rollup.named(connection.dialect.name, which, calls), not_(calls.c.is_open))
+            found = connection.execute(made)
+            names = list(found.keys())  # a mapping of thousands of rows would cost more than to read them
+            return [call_data(dict(zip(names, row, strict=True))) for row in found]
+
+    def timed(self, upstream: str, since: float | None, until: float | None, limit: int) -> list[Timed]:
+        """The newest `limit` settled calls to `upstream` that began in a range of time, newest first."""
+        at = calls.c.started
+        limits = [*([at >= since] if since is not None else []), *([at < until] if until is not None else [])]
+        made = select(at, calls.c.duration, calls.c.amount).where(calls.c.upstream == upstream, *limits)
+        latest = made.where(not_(calls.c.is_open)).order_by(at.desc()).limit(limit)
+        with self._begin() as connection:
+            return [Timed._make(row) for row in connection.execute(latest)]
 
     def savings(self, query: Query) -> list[SavingsRow]:
         """Sums of the entries, one row a group."""

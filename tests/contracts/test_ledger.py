@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, delete, func, insert, select, update
 
 from gateway.chat import Call, Outcome, Seat, Stage, StrategyName
 from gateway.errors import BadRequest, Busy
-from gateway.ledger import migrate, rollup, rows
+from gateway.ledger import migrate, rollup, rows, upkeep
 from gateway.ledger.entry import Entry, Ledger, Query, SavingsRow
 from gateway.ledger.rows import day_of
 from gateway.ledger.schema import entries, rollups, runs
@@ -542,17 +542,24 @@ def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
     since=st.none() | moments,
     until=st.none() | moments,
     model=st.sampled_from([None, None, "a"]),
+    caller=st.sampled_from([None, None, "x"]),
 )
 @settings(max_examples=100, deadline=None)
 def test_sums_are_exact(
-    data: st.DataObject, count: int, by: str | None, since: float | None, until: float | None, model: str | None
+    data: st.DataObject,
+    count: int,
+    by: str | None,
+    since: float | None,
+    until: float | None,
+    model: str | None,
+    caller: str | None,
 ) -> None:
     of = [data.draw(told(f"r{n}")) for n in range(count)]
 
     async def ask() -> Sequence[SavingsRow]:
         made = await SqlLedger.open("sqlite://")
         await asyncio.gather(*(made.settle(entry) for entry in of))
-        found = await made.savings(Query(since, until, model, by=by))
+        found = await made.savings(Query(since, until, model, by=by, caller=caller))
         with made._store._begin() as connection:
             assert rollup.differences(connection) == []
         await made.aclose()
@@ -569,10 +576,64 @@ def test_sums_are_exact(
         if (since is None or entry.at >= since)
         and (until is None or entry.at < until)
         and (model is None or entry.model == model)
+        and (caller is None or entry.caller == caller)
     ]
     names = ["all"] if by is None else sorted({group(entry) for entry in of_range})
     found = asyncio.run(ask())
     assert found == [folded(name, [entry for entry in of_range if group(entry) == name]) for name in names]
+
+
+@given(
+    data=st.data(),
+    count=st.integers(0, 30),
+    since=st.none() | moments,
+    until=st.none() | moments,
+    model=st.sampled_from([None, "a", "nobody's"]),
+    caller=st.sampled_from([None, "x"]),
+    outcome=st.sampled_from([None, "ok"]),
+    limit=st.integers(1, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_filters_find_the_newest(
+    data: st.DataObject,
+    count: int,
+    since: float | None,
+    until: float | None,
+    model: str | None,
+    caller: str | None,
+    outcome: str | None,
+    limit: int,
+) -> None:
+    """Whatever is asked for, page by page, also when a part of the entries was pruned."""
+    of = [data.draw(told(f"r{n:02d}")) for n in range(count)]
+    pruned = data.draw(st.none() | moments)
+    query = Query(since, until, model, caller=caller, outcome=outcome)
+
+    async def ask() -> list[str]:
+        made = await SqlLedger.open("sqlite://")
+        await asyncio.gather(*(made.settle(entry) for entry in of))
+        if pruned is not None:
+            with made._store._begin(write=True) as connection:
+                upkeep._mark(connection, int(pruned // 3_600) // 24 * 24)
+        found: list[str] = []
+        before: tuple[float, str] | None = None
+        while page := await made.entries(query, limit=limit, before=before):
+            assert len(page) <= limit
+            found += [each["request_id"] for each in page]
+            before = (page[-1]["at"], page[-1]["request_id"])
+        await made.aclose()
+        return found
+
+    wanted = [
+        (entry.at, entry.request_id)
+        for entry in of
+        if (since is None or entry.at >= since)
+        and (until is None or entry.at < until)
+        and (model is None or entry.model == model)
+        and (caller is None or entry.caller == caller)
+        and (outcome is None or entry.outcome == outcome)
+    ]
+    assert asyncio.run(ask()) == [request_id for _, request_id in sorted(wanted, reverse=True)]
 
 
 async def test_entries_and_sums_of_one_caller_or_outcome(ledger: SqlLedger) -> None:
@@ -607,6 +668,20 @@ async def test_the_calls_of_the_newest_entries(ledger: SqlLedger) -> None:
     assert {each["request_id"] for each in newest} == {"r1", "r2"}
     assert newest[0]["usage"]["output"] == 40
     assert len(await ledger.calls(Query(until=NOON + 1))) == 2
+
+
+async def test_the_times_of_the_newest_calls_to_one_upstream(ledger: SqlLedger) -> None:
+    for number in range(3):
+        made = pair(f"r{number}", guidance=10 + number, answer=None)
+        made[0].started, made[0].duration, made[1].upstream = NOON + number, 0.5 * number or None, "elsewhere"
+        await ledger.settle(entry(f"r{number}", made))
+    await ledger.intend(call("open"))
+    upstream = pair("x")[0].upstream
+    assert await ledger.timed(upstream) == [(NOON + 2, 1.0, 12), (NOON + 1, 0.5, 11), (NOON, None, 10)]
+    assert await ledger.timed(upstream, limit=1) == [(NOON + 2, 1.0, 12)]
+    assert await ledger.timed(upstream, since=NOON + 1, until=NOON + 2) == [(NOON + 1, 0.5, 11)]
+    assert [each.amount for each in await ledger.timed("elsewhere")] == [None] * 3
+    assert await ledger.timed("nobody") == []
 
 
 async def test_sums_by_the_hour(ledger: SqlLedger) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -274,7 +274,7 @@ Open = Callable[..., AbstractAsyncContextManager[Pages]]
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Open:
-    """`async with pages(entries, admin=, keys=, text=)`: a gateway that has answered `entries`, logged in."""
+    """`async with pages(entries, admin=, keys=, text=, prices=)`: a gateway that has answered `entries`, logged in."""
 
     @asynccontextmanager
     async def opened(
@@ -283,6 +283,7 @@ def pages(tmp_path: Path) -> Open:
         admin: str | None = ADMIN,
         keys: str | None = KEY,
         text: bool = False,
+        prices: Mapping[str, Any] | None = None,
         log_in: bool = True,
     ) -> AsyncGenerator[Pages, None]:
         environ = {name: value for name, value in (("T_ADMIN", admin), ("T_KEYS", keys)) if value}
@@ -295,7 +296,7 @@ def pages(tmp_path: Path) -> Open:
                     "student": {"kind": "scripted", "model": "mine"},
                 },
                 "routes": {"gkt": {"teacher": "teacher", "student": "student"}},
-                "prices": {"gpt-6-sol": {"input": 2, "output": 10}},
+                "prices": {"gpt-6-sol": {"input": 2, "output": 10}, **(prices or {})},
             }
         )
         engines = {"teacher": Scripted("teacher", "The sky"), "student": Scripted("student", " is blue.")}

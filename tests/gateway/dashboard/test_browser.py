@@ -1,45 +1,52 @@
 """The pages in a real Chromium, over a real gateway on a real port: what a person does, and what a person sees.
 
-Skipped where there is no Chromium (`GKT_CHROMIUM` names one that lies elsewhere) or no Playwright.
+Skipped where there is no browser (`GKT_CHROMIUM` names one that lies elsewhere) or no Playwright; where
+`GKT_NEED_BROWSER` is 1 they then fail.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from docs.browser import FLAGS, found
 from gateway.cli.child import serving
 from gateway.ledger.entry import Entry, Query
 from gateway.ledger.sql import SqlLedger
 from pricing.money import Money
 
-pytest.importorskip("playwright")
+NEEDED = os.environ.get("GKT_NEED_BROWSER") == "1"
+if not NEEDED:
+    pytest.importorskip("playwright")
 from playwright.async_api import ConsoleMessage, Page, async_playwright
 
-CHROMIUM = os.environ.get("GKT_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 ADMIN = "admin-key-of-the-test"
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium is installed (apt-get install chromium)"),
-]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("chromium")]
+
+
+@cache
+def browser() -> str | None:
+    return found()
+
+
+@pytest.fixture
+def chromium() -> str:
+    """The browser's path; without one the test is skipped, or fails where one is needed."""
+    path = browser()
+    if path is None and NEEDED:
+        pytest.fail("GKT_NEED_BROWSER is set and there is no browser: `make browser` installs one")
+    return path or pytest.skip("there is no browser: `make browser` installs one")
+
 
 CONFIG: dict[str, Any] = {
     "server": {"keys_env": "GKT_TEST_KEYS", "admin_key_env": "GKT_TEST_ADMIN"},
@@ -106,7 +113,7 @@ async def looked_at(
             serving(["--config", str(file), "--ledger", url], folder / "log") as gateway,
             async_playwright() as play,
         ):
-            browser = await play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            browser = await play.chromium.launch(executable_path=browser(), args=FLAGS)
             settings = {"viewport": {"width": 1280, "height": 900}, "timezone_id": "Asia/Tokyo", "locale": "en-GB"}
             page = await browser.new_page(**{**settings, **context})
             site = Site(gateway.url, page, entries, ledger)

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from gateway.dashboard import PATH
+from gateway.dashboard.tags import merged
 from gateway.keys.key import Grant
 from gateway.ledger.entry import Entry, Query
 from pricing.money import Money
 
 pytestmark = pytest.mark.anyio
 
+FORMULA = '=HYPERLINK("http://x")'
 NASTY = "<script>alert(1)</script>&\"'"
 
 
@@ -331,6 +333,113 @@ async def test_budgets_and_limits(pages: Any) -> None:
         page = await site.get("/keys")
         page.check()
         assert "Budgets and limits now" in page.text
+
+
+async def test_sums_of_groups_are_the_sums_of_all(pages: Any) -> None:
+    """Field by field: what is added to a row of savings must be added to `merged` too."""
+    async with pages() as site:
+        for since in (None, time.time() - 86_400, time.time() - 5_000, time.time() + 60):
+            (whole,) = await site.gateway.ledger.savings(Query(since=since))
+            for by in ("caller", "strategy", "model"):
+                rows_of = await site.gateway.ledger.savings(Query(since=since, by=by))
+                assert merged(rows_of) == whole
+                assert all(merged([row], row.group) == row for row in rows_of)
+
+
+async def test_by_tag(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+
+    def spending(name: str, nano: int, caller: str) -> Entry:
+        entry: Entry = made.entry(name, at, [made.call(name, 0, "answer", "student", nano, at)], caller=caller)
+        return entry
+
+    async with pages([]) as site:
+        assert "once a key has one" not in (await site.get()).text, "there is nothing yet that tags could split"
+        both, red, none = [
+            (await site.gateway.keys.create(Grant(name=name, tags=tags)))[0]
+            for name, tags in (("both", ("red", "blue")), ("red", ("red", "red", FORMULA)), ("none", ()))
+        ]
+        entries = [(both, 100), (red, 20), (none, 3), (none, 4)]
+        for number, (key, nano) in enumerate(entries):
+            await site.gateway.ledger.settle(spending(f"r{number}", nano, key.id))
+        await site.gateway.ledger.settle(spending("env", 1, "key-of-the-environment"))
+        told = {line["tag"]: line for line in rows(await site.csv("", table="tags"))}
+        spent = {tag: (int(line["requests"]), Money.usd(line["spent_usd"]).nano) for tag, line in told.items()}
+        assert spent == {"red": (2, 120), "blue": (1, 100), f"'{FORMULA}": (1, 20), "no tag": (3, 8)}
+        assert Money.usd(told["red"]["saved_usd"]).nano == 2 * 2_000_000_011 - 120
+        page = await site.get()
+        assert "A key with several tags counts under each of them" in page.text
+        drawn = json.loads(next(text for text in page.scripts if "no tag" in text))
+        (bars,) = (trace for trace in drawn["data"] if trace["name"] == "spent")
+        amounts = dict(zip(bars["y"], bars["customdata"], strict=True))
+        assert amounts["red"] == f"${Money(120).plain}"
+
+
+async def test_without_tags_the_page_says_how_to_make_one(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get()
+        assert "Spending by tag is shown here once a key has one" in page.text
+        assert 'data-chart="tags"' not in page.text
+        assert [line["tag"] for line in rows(await site.csv("", range="all", table="tags"))] == ["no tag"]
+
+
+async def test_a_machine_by_the_hour_shows_what_it_did_nothing_for(pages: Any, made: Any) -> None:
+    """Calls that run at once are one busy machine, whatever each of them pays."""
+    day = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
+
+    def asked(name: str, begin: float, took: float | None, nano: int) -> Entry:
+        call = made.call(name, 0, "answer", "student", nano, day + begin, duration=took)
+        entry: Entry = made.entry(name, day + begin, [call], strategy="student")
+        return entry
+
+    entries = [
+        asked("a", 0, 100, 7),
+        asked("b", 50, 100, 11),
+        asked("c", 50, 50, 13),
+        asked("before", -10, 20, 1_000),  # runs 10 s into the range, within those of a
+        asked("across", 86_390, 100, 17),  # and this one 10 s to its end
+        asked("lost", 200, None, 19),
+    ]
+    async with pages(entries, prices={"mine": {"per_hour": 3.6}}) as site:
+        days = {"range": "custom", "from": "2026-03-02", "to": "2026-03-02"}
+        (student,) = (line for line in rows(await site.csv("/models", **days)) if line["upstream"] == "student")
+        assert float(student["busy_s"]) == pytest.approx(160, abs=1e-4)
+        assert float(student["elapsed_s"]) == 86_400
+        assert float(student["utilisation"]) == pytest.approx(160 / 86_400)
+        assert student["machine_usd"] == "86.4"
+        assert Money.usd(student["working_usd"]) + Money.usd(student["idle_usd"]) == Money.usd("86.4")
+        assert float(student["working_usd"]) == pytest.approx(0.16, abs=1e-6)
+        assert student["booked_usd"] == Money(7 + 11 + 13 + 17 + 19).plain
+        page = (await site.get("/models", **days)).text.replace("\xa0", " ")
+        assert "Utilisation of its machine0.2 %busy 160.00 s of 86,400.00 s" in page
+        assert "1 call of unknown length left out" in page
+        assert "Idle$86.24on nobody’s bill" in page
+        (teacher,) = (line for line in rows(await site.csv("/models", **days)) if line["upstream"] == "teacher")
+        assert teacher["busy_s"] == teacher["machine_usd"] == ""
+        empty = await site.get("/models", range="custom", **{"from": "2026-03-05", "to": "2026-03-05"})
+        assert "busy 0 ms of 86,400.00 s" in empty.text.replace("\xa0", " ")
+
+
+async def test_more_calls_than_a_page_reads_are_said_to_be(
+    pages: Any, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.dashboard.machines.READ", 3)
+    now = time.time()
+
+    def asked(number: int) -> Entry:
+        at = now - 10 * number - 10
+        entry: Entry = made.entry(f"r{number}", at, [made.call(f"r{number}", 0, "answer", "student", 5, at)])
+        return entry
+
+    async with pages([asked(number) for number in range(4)], prices={"mine": {"per_hour": 1}}) as site:
+        (student,) = (line for line in rows(await site.csv("/models")) if line["upstream"] == "student")
+        assert float(student["busy_s"]) == pytest.approx(4.5, abs=1e-4)
+        assert 30 <= float(student["elapsed_s"]) < 60, "from the begin of the third newest on"
+        assert student["booked_usd"] == Money(15).plain
+        page = (await site.get("/models")).text
+        assert "more calls than this page reads: this is since the 3 newest began" in page
+        (whole,) = (line for line in rows(await site.csv("/models", range="today")) if line["upstream"] == "student")
+        assert whole["booked_usd"] == Money(15).plain
 
 
 @pytest.mark.parametrize("keys", ["callers-key", None])
