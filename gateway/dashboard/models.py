@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,15 +95,17 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
     now = time.time()
     period = parse(said, now)
     states = (await gateway.readiness())["upstreams"]
-    calls = await gateway.ledger.calls(Query(since=period.since, until=period.until), limit=SAMPLE)
-    by_upstream: dict[str, list[Mapping[str, Any]]] = {}
-    for call in calls:
-        by_upstream.setdefault(call["upstream"], []).append(call)
     priced = {
         name: (upstream, gateway.book.price(upstream.model, provider=upstream.seller, moment=now))
         for name, upstream in gateway.upstreams.items()
     }
-    used = await machines.uses(gateway.ledger, priced, period, now)
+    calls, used = await asyncio.gather(
+        gateway.ledger.calls(Query(since=period.since, until=period.until), limit=SAMPLE),
+        machines.uses(gateway.ledger, priced, period, now),
+    )
+    by_upstream: dict[str, list[Mapping[str, Any]]] = {}
+    for call in calls:
+        by_upstream.setdefault(call["upstream"], []).append(call)
     cards = [
         Card(
             upstream,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,10 +28,10 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     period = parse(said, now)
     asked = Query(since=period.since, until=period.until)
     ask = gateway.ledger.savings
-    by_time = await ask(replace(asked, by=period.step))
-    by_strategy, by_model, by_caller = [
-        _dearest(await ask(replace(asked, by=name))) for name in ("strategy", "model", "caller")
-    ]
+    by_time, *groups = await asyncio.gather(
+        *(ask(replace(asked, by=name)) for name in (period.step, "strategy", "model", "caller"))
+    )
+    by_strategy, by_model, by_caller = map(_dearest, groups)
     whole = tags.merged(by_strategy)
     held = await gateway.keys.all()
     tagged = any(key.tags for key in held)

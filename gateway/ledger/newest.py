@@ -75,12 +75,13 @@ def _hours(
         rollups.c.level == level.number, *limits, *savings.filters(query, rollups)
     )
     there = some.group_by(begin).having(func.sum(rollups.c.requests) > 0).order_by(begin.desc())
-    for hour, count in connection.execute(there).all():
-        end = hour + level.hours
-        if finer:
-            yield from _hours(connection, query, max(first, hour), end if last is None else min(last, end), finer)
-        else:
-            yield hour, int(count)
+    with connection.execute(there) as found:  # row by row: often the newest few are enough
+        for hour, count in found:
+            end = hour + level.hours
+            if finer:
+                yield from _hours(connection, query, max(first, hour), end if last is None else min(last, end), finer)
+            else:
+                yield hour, int(count)
 
 
 def _runs(hours: Iterable[tuple[int, int]], enough: int) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from playwright.async_api import ConsoleMessage, Page, async_playwright
 
 from docs.browser import FLAGS, found
 from gateway.cli.child import serving
@@ -25,9 +26,6 @@ from gateway.ledger.sql import SqlLedger
 from pricing.money import Money
 
 NEEDED = os.environ.get("GKT_NEED_BROWSER") == "1"
-if not NEEDED:
-    pytest.importorskip("playwright")
-from playwright.async_api import ConsoleMessage, Page, async_playwright
 
 ADMIN = "admin-key-of-the-test"
 
@@ -113,15 +111,15 @@ async def looked_at(
             serving(["--config", str(file), "--ledger", url], folder / "log") as gateway,
             async_playwright() as play,
         ):
-            browser = await play.chromium.launch(executable_path=browser(), args=FLAGS)
+            shown = await play.chromium.launch(executable_path=browser(), args=FLAGS)
             settings = {"viewport": {"width": 1280, "height": 900}, "timezone_id": "Asia/Tokyo", "locale": "en-GB"}
-            page = await browser.new_page(**{**settings, **context})
+            page = await shown.new_page(**{**settings, **context})
             site = Site(gateway.url, page, entries, ledger)
             page.on("console", lambda m: site.said.append(written(m)) if m.type in ("error", "warning") else None)
             page.on("pageerror", lambda error: site.said.append(f"thrown: {error}"))
             page.on("request", lambda request: site.asked.append(request.url))
             yield site
-            await browser.close()
+            await shown.close()
         assert site.said == []
         assert [each for each in site.asked if not each.startswith((gateway.url, "data:"))] == []
     finally:
