@@ -5,10 +5,10 @@ What an upstream did not report is counted here, and marked so; what nobody can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict
 
 from gateway.chat import Call, Exchange
 from gateway.config import GUIDED, BaselineConfig
@@ -16,9 +16,10 @@ from gateway.ledger.entry import Entry
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream, tier_asked
 from pricing import tokens
-from pricing.baseline import Baseline, measured, same_length
+from pricing.baseline import Baseline, calibrated, measured, same_length
 from pricing.bill import Line
 from pricing.book import Price, PriceBook
+from pricing.length_ratio import LengthRatio
 from pricing.money import Money
 from pricing.usage import Usage
 from students.engine import Prompt
@@ -34,8 +35,15 @@ LONGEST_COUNT = 50_000
 """Characters beyond which a text is estimated by its length rather than tokenized: counting must not stall others."""
 
 
+Ratios = Callable[[str, str, str], LengthRatio | None]
+"""How much longer a teacher writes than what is shown, by route, strategy and the teacher's model; None: not known."""
+
+
 class Bookkeeper:
-    """Prices calls, finds the baseline, and writes entries and receipts."""
+    """Prices calls, finds the baseline, and writes entries and receipts.
+
+    `ratio` says what was measured; baselines are `calibrated` by it as far as it goes.
+    """
 
     def __init__(
         self,
@@ -45,7 +53,9 @@ class Bookkeeper:
         baseline: BaselineConfig,
         *,
         store_text: bool = False,
+        ratio: Ratios = lambda route, strategy, model: None,
     ) -> None:
+        self._ratio = ratio
         self._book = book
         self._upstreams = upstreams
         self._prompts = prompts
@@ -86,6 +96,9 @@ class Bookkeeper:
                 call.usage.output if call.usage else None for call in exchange.calls if call.seat == "teacher"
             ),
             text={"messages": list(chat.messages), "answer": "".join(exchange.answer)} if self._store_text else None,
+            arm=plan.arm,
+            shadow_propensity=plan.shadow_propensity,
+            shadow_of=exchange.shadow_of,
         )
 
     def _price(self, call: Call) -> None:
@@ -134,13 +147,13 @@ class Bookkeeper:
         return known - added if known > added else known
 
     def _baseline(self, exchange: Exchange, visible: Usage) -> Baseline | None:
-        """What the teacher alone would have cost; None where the plan has no teacher to compare with.
+        """What the teacher alone would have cost; None where there is no teacher to compare with, or it is the shadow.
 
         Where the teacher did give the whole answer, that is measured. A request that delivered nothing has a
         baseline of nothing: whatever it cost is a loss.
         """
         plan, chat, guidance, calls = exchange.plan, exchange.chat, exchange.guidance, exchange.calls
-        if plan.teacher is None:
+        if plan.teacher is None or exchange.shadow_of is not None:
             return None
         first = calls[0] if calls else None
         own = plan.strategy == "teacher" or (
@@ -166,16 +179,28 @@ class Bookkeeper:
         cached = _at_most(asked.cached if asked else None, visible.input)
         # A part of what is left: an instruction that was written to the cache too is not in the client's own prompt.
         rest = None if visible.input is None else visible.input - (cached or 0)
-        return same_length(
-            self._quote(model, teacher.seller, tier, said, exchange.started, visible.input),
-            input_tokens=visible.input,
-            output_tokens=visible.output,
-            cached=cached,
-            cache_write=_at_most(asked.cache_write if asked else None, rest),
-            ratio_low=self._baseline_config.length_ratio_low,
-            ratio_high=self._baseline_config.length_ratio_high,
-            max_tokens=None if chat.max_tokens is None else chat.max_tokens * chat.n,
-        )
+        price = self._quote(model, teacher.seller, tier, said, exchange.started, visible.input)
+        shown: _Shown = {
+            "input_tokens": visible.input,
+            "output_tokens": visible.output,
+            "cached": cached,
+            "cache_write": _at_most(asked.cache_write if asked else None, rest),
+            "max_tokens": None if chat.max_tokens is None else chat.max_tokens * chat.n,
+        }
+        # Measured are whole answers: of one that was broken off nobody knows how much more there was.
+        ratio = self._ratio(plan.route, plan.strategy, model) if exchange.outcome == "ok" else None
+        if ratio is not None:
+            return calibrated(price, ratio=ratio, **shown)
+        low, high = self._baseline_config.length_ratio_low, self._baseline_config.length_ratio_high
+        return same_length(price, ratio_low=low, ratio_high=high, **shown)
+
+
+class _Shown(TypedDict):
+    input_tokens: int | None
+    output_tokens: int | None
+    cached: int | None
+    cache_write: int | None
+    max_tokens: int | None
 
 
 def receipt(exchange: Exchange, entry: Entry) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from gateway.keys.store import KeyStore
 from gateway.ledger.sql import SqlLedger
 from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
-from gateway.planner import Planner
+from gateway.planner import CHANCE, Draw, Planner
 from gateway.shared.build import open_shared
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream
@@ -35,12 +36,17 @@ log = structlog.get_logger("gateway.bootstrap")
 
 @asynccontextmanager
 async def open_gateway(
-    config: Config, *, environ: Mapping[str, str] = os.environ, engines: Mapping[str, Engine] | None = None
+    config: Config,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    engines: Mapping[str, Engine] | None = None,
+    draw: Draw = CHANCE,
 ) -> AsyncGenerator[Gateway, None]:
     """Build a gateway, reach and probe its upstreams, and close all of it at the end.
 
-    `engines` replaces upstreams of the configuration by name; they are closed too. Raises `ConfigError` when the
-    configuration cannot work. An upstream that cannot be reached now is logged, and tried again by `/readyz`.
+    `engines` replaces upstreams of the configuration by name; they are closed too. `draw`: see `Planner`. Raises
+    `ConfigError` when the configuration cannot work. An upstream that cannot be reached now is logged, and tried again
+    by `/readyz`.
     """
     async with AsyncExitStack() as stack:
         prompts = Prompts(config.prompts)
@@ -52,7 +58,7 @@ async def open_gateway(
             models.push_async_callback(engine.aclose)
         stack.push_async_callback(models.aclose)  # for a start that fails
         fixed, admin = keys(config, environ), admin_key(config, environ)
-        planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance)
+        planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance, draw=draw)
         planner.check()
         accounts = config.ledger
         ledger = await SqlLedger.open(
@@ -80,9 +86,13 @@ async def open_gateway(
             stack.push_async_callback(traces.aclose)
         auth = Authenticator(fixed, admin, ring)
         gateway = Gateway(config, planner, upstreams, prompts, book, ledger, auth, ring, metrics, admission, traces)
-        # First the models, which ends what still runs; then all of it is booked; then the ledger.
+        await gateway.lengths.refresh(ledger)
+        # First shadows and models, which ends what still runs; then all of it is booked; then the ledger.
         stack.push_async_callback(gateway.idle)
         stack.push_async_callback(models.aclose)
+        watch = asyncio.create_task(gateway.lengths.watch(ledger))
+        stack.push_async_callback(_ended, watch)
+        stack.callback(gateway.shadows.close)
         for name, state in (await gateway.readiness())["upstreams"].items():
             if not state["ready"]:
                 log.warning("upstream is not ready", upstream=name, error=state["error"])
@@ -91,6 +101,11 @@ async def open_gateway(
             yield gateway
         finally:
             gateway.closing = True
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _metrics(config: Config) -> Metrics:
@@ -145,6 +160,11 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
 def check_keyless(config: Config, keyless: set[str]) -> None:
     """Raises `ConfigError` when a route would ask an upstream that has no key, and bring none."""
     for name, route in config.routes.items():
+        if (route.shadow or route.holdout) and route.teacher in keyless:
+            raise ConfigError(
+                f"route {name!r}: shadow and holdout ask {route.teacher!r} at the gateway's own expense, and it has no "
+                "key of its own; set api_key_env and the variable that it names, or leave them out"
+            )
         teacher = None if route.strategy == "student" or route.pass_key else route.teacher
         student = None if route.strategy == "teacher" else route.student
         for upstream in (teacher, student):

@@ -14,8 +14,9 @@ from pricing.usage import Usage
 from students.engine import Message, Prompt, Sampling
 
 Seat = Literal["teacher", "student"]
-Stage = Literal["guidance", "answer", "fallback"]
-"""Why a model was asked: for the first words; for the answer, or the rest of it; or because another one failed."""
+Stage = Literal["guidance", "answer", "fallback", "measurement"]
+"""Why a model was asked: for the first words; for the answer, or the rest of it; because another one failed; or, after
+the client was served, to see what the teacher alone would have written."""
 
 StrategyName = Literal["teacher", "student", "cut-off", "concise", "hint"]
 Placement = Literal["prefix", "context"]
@@ -25,6 +26,9 @@ Unguidable = Literal["tools", "json", "images", "audio", "prefix", "predicted_ou
 """What guidance cannot honour, since two models' texts cannot be glued there."""
 
 Need = Unguidable | Literal["samples", "logprobs"]
+Arm = Literal["policy", "holdout"]
+"""What was drawn for a chat: to be answered by its route's strategy, or by the teacher alone."""
+
 Outcome = Literal["ok", "failed", "abandoned", "recovered"]
 """How a request ended: answered; answered with an error; the client left; or settled after the process died."""
 
@@ -112,7 +116,9 @@ class Plan:
 
     `teacher_model`: the model to ask the teacher's upstream for; None: its own. `propensity` is the probability
     with which this plan was chosen among those that were possible; 1.0 where nothing was drawn. `pass_key`: the
-    teacher is asked with the caller's own key, where it sent one.
+    teacher is asked with the caller's own key, where it sent one. `arm`: what was drawn, None where nothing was.
+    `shadow`: the teacher is to answer too, once the client has been served; `shadow_propensity` is the probability
+    of that, None where it was not drawn.
     """
 
     route: str
@@ -130,6 +136,9 @@ class Plan:
     student_sampling: Sampling = field(default_factory=Sampling)
     propensity: float = 1.0
     pass_key: bool = False
+    arm: Arm | None = None
+    shadow: bool = False
+    shadow_propensity: float | None = None
 
 
 @dataclass(slots=True)
@@ -194,6 +203,7 @@ class Exchange:
     `answer` is the text that was sent, in pieces; `receipt` is plain JSON data, None until the exchange is settled.
     `admitted`: it was let in, and will be settled; `headers` belong to its answer then.
     `rules` is what the pipeline planned it under, and keeps to its end; None: those that hold when it is answered.
+    `shadow_of`: no client's, but a measurement of the request with that id.
     """
 
     chat: Chat
@@ -212,6 +222,7 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
     receipt: Mapping[str, Any] | None = None
     rules: object = None
+    shadow_of: str | None = None
 
     @property
     def own_key(self) -> bool:

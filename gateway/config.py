@@ -142,6 +142,16 @@ class Route(Strict):
         default_factory=dict, description="Replaces single rules of the top level."
     )
     overrides: list[str] | None = Field(None, description="Which overrides a request may use; None: all.")
+    shadow: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Probability that the teacher answers too, after the client has been served: what that costs is "
+        "booked as measurement, and gives measured and calibrated baselines.",
+    )
+    holdout: float = Field(
+        0, ge=0, le=1, description="Probability that the teacher alone answers instead of the strategy."
+    )
     pass_key: bool = Field(
         False,
         description="Callers may send a key of their own in `x-gkt-provider-key`; the teacher's upstream is then asked "
@@ -249,6 +259,7 @@ class Config(Strict):
                     raise ValueError(
                         f"route {name!r}: {seat} {upstream!r} is not among the upstreams: {', '.join(self.upstreams)}"
                     )
+            _check_measuring(name, route)
             self._check_passing(name, route)
             if route.strategy == "hint" and route.placement == "prefix":
                 raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
@@ -319,6 +330,19 @@ class Config(Strict):
         prompts = {name: base / file for name, file in config.prompts.items()}
         upstreams = {name: _anchored(spec, base) for name, spec in config.upstreams.items()}
         return config.model_copy(update={"prompts": prompts, "upstreams": upstreams})
+
+
+def _check_measuring(name: str, route: Route) -> None:
+    for setting in ("shadow", "holdout"):
+        if not getattr(route, setting):
+            continue
+        if route.strategy == "teacher":
+            raise ValueError(
+                f"route {name!r}: {setting} compares a strategy with the teacher alone, and this strategy is the "
+                "teacher alone; leave it out"
+            )
+        if route.teacher is None:
+            raise ValueError(f"route {name!r}: {setting} needs a teacher")
 
 
 def _where(error: Exception) -> str:

@@ -31,6 +31,7 @@ OTHER = "other"
 """Stands for every name that the configuration does not hold."""
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
+SHADOWS = ("ok", "failed", "abandoned", "skipped")
 KINDS = (
     ("input", "uncached"),
     ("input", "cached"),
@@ -73,6 +74,10 @@ COUNTERS: Mapping[str, Told] = {
     "gkt_redis_outages_total": Told("How often Redis became unreachable."),
     "gkt_redis_local_total": Told("Limits and budgets that were asked on local counts, for want of Redis."),
     "gkt_redis_refused_total": Told("Limits and budgets that could not be asked for want of Redis: 503."),
+    "gkt_shadows_total": Told(
+        "Measurements: answers of the teacher alone to requests that were served; skipped: there was no room.",
+        ("outcome",),
+    ),
     "gkt_config_reload_total": Told("Reloads of the configuration.", ("outcome",)),
 }
 HISTOGRAMS: Mapping[str, Told] = {
@@ -163,6 +168,7 @@ class Metrics:
         self._away = gauge("gkt_redis_away")
         self._without = {name: counter(f"gkt_redis_{name}_total") for name in ("outages", "local", "refused")}
         self._told: dict[str, int] = dict.fromkeys(self._without, 0)
+        self._shadows = Family(counter("gkt_shadows_total"))
         self._reloads = Family(counter("gkt_config_reload_total"))
         self._ready = Family(gauge("gkt_upstream_ready", "livemin"))
         self.in_flight = gauge("gkt_requests_in_flight")
@@ -170,6 +176,8 @@ class Metrics:
         gauge("gkt_ledger_queue_limit_rows").set(config.ledger.queue)
         for outcome in RELOADS:  # from 0 on, so that the first one is an increase
             self._reloads(outcome)
+        for outcome in SHADOWS:
+            self._shadows(outcome)
         for method in get_args(Method):
             self._baseline(method)
             self._compared(method)
@@ -211,6 +219,16 @@ class Metrics:
         reason = fallback(entry)
         if reason is not None:
             self._fallback(reason).inc()
+
+    def measured(self, entry: Entry) -> None:
+        """Count one settled shadow: its calls, and no request."""
+        for call in entry.calls:
+            self._called(call)
+        self.shadow(entry.outcome)
+
+    def shadow(self, outcome: str) -> None:
+        """Count a shadow; `outcome` is one of `SHADOWS`."""
+        self._shadows(outcome).inc()
 
     def refused(self, status: int) -> None:
         """Count a request that was answered with an error and was never an exchange: a wrong key, a full house."""

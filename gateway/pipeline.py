@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gateway import bookkeeper
-from gateway.admission import Admission, Held, reason
+from gateway import bookkeeper, shadows
+from gateway.admission import NOTHING, Admission, Held, reason
 from gateway.auth import Authenticator
 from gateway.bookkeeper import Bookkeeper
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Exchange, Plan, StrategyName
@@ -29,6 +29,7 @@ from gateway.errors import (
 )
 from gateway.keys.ring import Keyring
 from gateway.ledger.entry import Entry, Ledger
+from gateway.lengths import Lengths
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.strategies.base import Strategy
@@ -91,6 +92,8 @@ class Gateway:
         self.metrics = metrics
         self.admission = admission
         self.traces = traces
+        self.lengths = Lengths()
+        self.shadows = shadows.Shadows()
         self.closing = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -108,6 +111,7 @@ class Gateway:
             "concise": guided,
             "hint": guided,
         }
+        self._shadow: Strategy = Solo("teacher", "measurement")
 
     @property
     def config(self) -> Config:
@@ -132,13 +136,16 @@ class Gateway:
         """
         prompts = Prompts(config.prompts)
         book = self.book.with_prices(config.prices)
-        planner = Planner(config, lambda name: self.upstreams[name].engine.abilities, prompts.guidance)
+        planner = Planner(
+            config, lambda name: self.upstreams[name].engine.abilities, prompts.guidance, draw=self.planner.draw
+        )
         planner.check()
         self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         self.metrics.know(config)
 
     def _bookkeeper(self, config: Config, prompts: Prompts, book: PriceBook) -> Bookkeeper:
-        return Bookkeeper(book, self.upstreams, prompts, config.baseline, store_text=config.ledger.store_text)
+        text, ratio = config.ledger.store_text, self.lengths.ratio
+        return Bookkeeper(book, self.upstreams, prompts, config.baseline, store_text=text, ratio=ratio)
 
     def open(self, chat: Chat, caller: Caller) -> Exchange:
         """Plan the chat, where there is room for it. Raises `GatewayError`; nothing was asked or spent then."""
@@ -195,7 +202,11 @@ class Gateway:
                 exchange.duration = time.perf_counter() - began
                 await self._settle(exchange, rules.books, held)
         finish.usage = exchange.visible
-        yield finish
+        try:
+            yield finish
+        finally:  # whoever has the end may close the generator there
+            if shadows.wanted(exchange):
+                self._begin_shadow(exchange)
 
     async def _admit(self, exchange: Exchange, rules: Rules) -> Held:
         def most() -> Money | None:
@@ -225,6 +236,37 @@ class Gateway:
             if not self.in_flight:
                 self._idle.set()
 
+    def _begin_shadow(self, exchange: Exchange) -> None:
+        if not self.shadows.begin(lambda: self._measure(exchange)):
+            self.metrics.shadow("skipped")
+            log.info("shadow skipped", request_id=exchange.chat.id)
+
+    async def _measure(self, exchange: Exchange) -> None:
+        """Let the teacher alone answer a chat that is served. Nobody hears it; it is settled once, whatever happens."""
+        began = time.perf_counter()
+        shadow = shadows.shadow(exchange)
+        rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
+        desk = Desk(shadow, self.upstreams, rules.book, self.ledger, rules.prompts)
+        shadow.outcome = "abandoned"
+        try:
+            async with aclosing(self._shadow.run(shadow, desk)) as events:
+                async for event in events:
+                    if isinstance(event, Finish):
+                        shadow.outcome, shadow.visible = "ok", event.usage
+                        break
+                    if shadow.first_token is None:
+                        shadow.first_token = time.perf_counter() - began
+                    shadow.answer.append(event.text)
+        except (EngineError, GatewayError) as error:
+            shadow.outcome, shadow.error = "failed", type(error).__name__
+        except Exception as error:
+            shadow.outcome, shadow.error = "failed", type(error).__name__
+            log.exception("a shadow failed by a fault of the gateway", request_id=exchange.chat.id)
+        finally:
+            shadow.duration = time.perf_counter() - began
+            await self._settle(shadow, rules.books, NOTHING)
+            self.lengths.stale()
+
     def receipt(self, exchange: Exchange) -> Mapping[str, Any]:
         """The receipt of an exchange that is over, as plain JSON data. See `docs/savings.md` for what it says."""
         if exchange.receipt is None:
@@ -240,10 +282,11 @@ class Gateway:
         return caller.may_ask(model) and (model in self.config.routes or "*" in self.config.routes)
 
     async def idle(self) -> None:
-        """Returns when no answer is under way and all are booked, after `SETTLE_SECONDS` at most."""
+        """Returns when no answer or shadow is under way and all are booked, after `SETTLE_SECONDS` at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._idle.wait()
+                await self.shadows.idle()
 
     async def readiness(self) -> dict[str, Any]:
         """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`.
@@ -327,6 +370,11 @@ class Gateway:
     def _tell(self, entry: Entry) -> None:
         """Count the entry and send its spans. Whatever is wrong with that, the answer and its entry come first."""
         try:
+            if entry.shadow_of is not None:
+                self.metrics.measured(entry)
+                if self.traces is not None:
+                    self.traces.measured(entry)
+                return
             self.metrics.settled(entry)
             if self.metrics.shared:
                 self.metrics.queue.set(self.ledger.waiting)
@@ -339,7 +387,7 @@ class Gateway:
 def _log(entry: Entry) -> None:
     spent, baseline = entry.spent, entry.baseline.likely if entry.baseline else None
     log.info(
-        "request",
+        "request" if entry.shadow_of is None else "shadow",
         request_id=entry.request_id,
         model=entry.model,
         strategy=entry.strategy,

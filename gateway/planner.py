@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from secrets import SystemRandom
 from typing import get_args
 
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName, Unguidable
@@ -34,10 +35,21 @@ Abilities = Callable[[str], Ability]
 """What the upstream of that name can do: as claimed before it was probed, as proven after."""
 
 
-class Planner:
-    """Decides who speaks. Plans of requests without overrides and special needs are made once and reused."""
+Draw = Callable[[], float]
+"""A number from 0 up to 1, every one as likely as another."""
 
-    def __init__(self, config: Config, abilities: Abilities, prompts: tuple[str, ...]) -> None:
+CHANCE: Draw = SystemRandom().random
+"""The only randomness of planning; from the system, so that processes that were forked do not draw the same."""
+
+
+class Planner:
+    """Decides who speaks. Plans of requests without overrides and special needs are made once and reused.
+
+    `draw` decides which chats are held out, and which are answered by the teacher too (`Route.holdout`, `shadow`).
+    """
+
+    def __init__(self, config: Config, abilities: Abilities, prompts: tuple[str, ...], *, draw: Draw = CHANCE) -> None:
+        self.draw = draw
         self._config = config
         self._abilities = abilities
         self._prompts = prompts
@@ -103,6 +115,26 @@ class Planner:
                 "(pass_key); leave the header out.",
                 param=PROVIDER_KEY,
             )
+        if (route.holdout or route.shadow) and plan.strategy == route.strategy and not asked:
+            return self._drawn(plan, route, chat, caller)
+        return plan
+
+    def _drawn(self, plan: Plan, route: Route, chat: Chat, caller: Caller) -> Plan:
+        """The plan that the route has for this chat, or the teacher alone; and whether the teacher answers too.
+
+        Nothing is drawn where the teacher could not answer, nor for who brings a key of their own: who measures pays.
+        """
+        if chat.provider_key is not None or self._lacks(plan.teacher, chat) is not None:
+            return plan
+        if route.holdout and (caller.strategies is None or "teacher" in caller.strategies):
+            if self.draw() < route.holdout:
+                why = f"holdout: the teacher alone, drawn with probability {route.holdout:g}; {plan.why}"
+                return replace(
+                    self._instead_of(plan, "teacher", why), propensity=route.holdout, arm="holdout", placement="prefix"
+                )
+            plan = replace(plan, propensity=1 - route.holdout, arm="policy")
+        if route.shadow:
+            plan = replace(plan, shadow=self.draw() < route.shadow, shadow_propensity=route.shadow)
         return plan
 
     def _base(self, name: str, route: Route, strategy: StrategyName, why: str | None = None) -> Plan:
@@ -185,19 +217,29 @@ class Planner:
         why = f"{plan.why}; {need} cannot be guided: {rule}"
         if rule == "context":
             return replace(plan, placement="context", why=why)
-        return replace(plan, strategy=rule, why=why, guidance_tokens=0, guidance_prompt=None)
+        return self._instead_of(plan, rule, why)
+
+    @staticmethod
+    def _instead_of(plan: Plan, seat: Seat, why: str) -> Plan:
+        """The plan in which the model in that seat answers alone."""
+        return replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None)
 
     def _able(self, plan: Plan, chat: Chat) -> None:
         """Raises `Unsupported` when the model that writes the answer lacks what the chat needs."""
         upstream = plan.teacher if plan.strategy == "teacher" else plan.student
-        if upstream is None:
-            return
+        need = self._lacks(upstream, chat)
+        if need is not None:
+            raise Unsupported(
+                f"{_PARAM[need]}: {upstream!r}, which writes the answer here ({plan.why}), does not support it.",
+                param=_PARAM[need],
+            )
+
+    def _lacks(self, upstream: str | None, chat: Chat) -> Need | None:
+        """The first thing that the chat needs and the upstream cannot do."""
         for need, ability in ABILITY_FOR.items():
-            if need in chat.needs and ability not in self._abilities(upstream):
-                raise Unsupported(
-                    f"{_PARAM[need]}: {upstream!r}, which writes the answer here ({plan.why}), does not support it.",
-                    param=_PARAM[need],
-                )
+            if upstream is not None and need in chat.needs and ability not in self._abilities(upstream):
+                return need
+        return None
 
     @staticmethod
     def _passes(route: Route, teacher: str) -> bool:

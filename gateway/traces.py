@@ -130,6 +130,12 @@ class Traces:
             if call.duration is not None:  # else it was not made
                 self._called(call)
 
+    def measured(self, entry: Entry) -> None:
+        """Add the spans of a shadow's calls: traces of their own, since their request is over."""
+        for call in entry.calls:
+            if call.duration is not None:
+                self._called(call)
+
     async def aclose(self) -> None:
         """Send what waits, for at most `FLUSH_SECONDS`."""
         done = asyncio.Event()

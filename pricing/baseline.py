@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from math import ceil, floor
 from typing import Literal
 
+from pricing.length_ratio import LengthRatio
 from pricing.money import Money
 from pricing.price import Price
 from pricing.usage import Usage
@@ -71,6 +73,34 @@ def same_length(
     over, under = _exact(ratio_high)
     high = capped(-(-output_tokens * over // under))
     return Baseline("same_length", cost(low), cost(likely), cost(high), likely)
+
+
+def calibrated(
+    price: Price | None,
+    *,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    ratio: LengthRatio,
+    cached: int | None = None,
+    cache_write: int | None = None,
+    max_tokens: int | None = None,
+) -> Baseline:
+    """The baseline if the teacher had written `ratio` times as many tokens as were shown; otherwise as `same_length`.
+
+    The range is that of the ratio, rounded outwards: it says how well the *mean* length is known, so it belongs to
+    sums over many requests; a single answer may well be outside. Tokens of hidden reasoning are in it as far as they
+    were in the measured answers.
+    """
+    if output_tokens is None:
+        return Baseline("calibrated", None, None, None)
+    likely = (2 * output_tokens * ratio.teacher + ratio.shown) // (2 * ratio.shown)
+    ends = (min(likely, floor(output_tokens * ratio.low)), likely, max(likely, ceil(output_tokens * ratio.high)))
+    low, likely, high = (tokens if max_tokens is None else min(tokens, max_tokens) for tokens in ends)
+
+    def cost(output: int) -> Money | None:
+        return price.cost(Usage(input_tokens, output, cached, cache_write)) if price else None
+
+    return Baseline("calibrated", cost(low), cost(likely), cost(high), likely)
 
 
 @lru_cache(maxsize=64)

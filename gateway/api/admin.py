@@ -66,7 +66,10 @@ async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGat
 async def request(
     request_id: str, gateway: AGateway, authorization: Annotated[str | None, Header()] = None
 ) -> Response:
-    """One settled request with its calls; amounts are whole nano-dollars. Callers see their own, the admin sees all."""
+    """One settled request with its calls; amounts are whole nano-dollars. Callers see their own, the admin sees all.
+
+    `shadow`: what the teacher alone answered afterwards, and what that measured; null: nothing (yet).
+    """
     caller: Caller | None = None
     try:
         gateway.auth.admin(authorization)
@@ -80,7 +83,8 @@ async def request(
 
 def savings_row(row: SavingsRow) -> dict[str, Any]:
     """A row of sums as plain data."""
-    return {each.name: _plain(getattr(row, each.name)) for each in fields(row)}
+    plain = {each.name: _plain(getattr(row, each.name)) for each in fields(row)}
+    return plain | {"saved_after_measurement": _plain(row.saved_after_measurement)}
 
 
 def amount(money: Money) -> dict[str, Any]:

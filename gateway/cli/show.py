@@ -195,7 +195,7 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
     yield "requests", f"{row.requests:,}", ", ".join(f"{count:,} {outcome}" for outcome, count in row.outcomes.items())
     yield "spent", str(row.spent), "all stages, the student's too"
     for stage, amount in row.spent_by_stage.items():
-        yield f"  {stage}", str(amount), ""
+        yield f"  {stage}", str(amount), _shadows(row) if stage == "measurement" else ""
     if row.notional:
         yield "  of it notional", str(row.notional), "not really spent: a stand-in, priced as if it were the teacher"
     if row.bound:
@@ -209,6 +209,8 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
     for method, amount in row.baseline_by_method.items():
         yield f"  {method}", str(amount), ""
     yield "saved", _known(row.saved), "the teacher alone, less what the compared requests cost"
+    if row.shadows:
+        yield "  after measurement", _known(row.saved_after_measurement), "saved, less what measuring it cost"
     yield (
         "all-in share",
         percent(row.share),
@@ -220,16 +222,27 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
     yield "unpriced", f"{row.unpriced:,}", "requests with a call that has no price; not in `saved`"
 
 
+def _shadows(row: SavingsRow) -> str:
+    """How many answers of the teacher alone were measured, and what became of them."""
+    if not row.shadows:
+        return ""
+    told = ", ".join(f"{count:,} {outcome}" for outcome, count in row.shadows.items())
+    unpriced = f"; {row.shadows_unpriced:,} without a price" if row.shadows_unpriced else ""
+    return f"shadows: {told}{unpriced}"
+
+
 def groups(out: Console, rows: list[SavingsRow], by: str) -> None:
     """Print one line a group; where lines are too short for that, all sums of each group."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column(by, overflow="fold")
-    for name in ("requests", "guidance", "answer", "fallback", "teacher alone", "saved", "all-in", "paper's"):
+    measured = ["measurement"] if any(row.shadows for row in rows) else []
+    told = ["guidance", "answer", "fallback", *measured]
+    for name in ("requests", *told, "teacher alone", "saved", "all-in", "paper's"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("wasted", "unpriced", "notional"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        stages = [str(amount) for amount in row.spent_by_stage.values()]
+        stages = [str(row.spent_by_stage.get(stage, Money.ZERO)) for stage in told]
         shares = [percent(row.share), percent(row.output_token_share)]
         counts = [f"{row.wasted:,}", f"{row.unpriced:,}", str(row.notional)]
         cells = [row.group, f"{row.requests:,}", *stages, _known(row.baseline), _known(row.saved), *shares, *counts]

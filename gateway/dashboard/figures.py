@@ -20,7 +20,10 @@ from gateway.dashboard.words import dollars, plain_percent, rounded, some
 from gateway.ledger.entry import SavingsRow
 from pricing.money import Money
 
-STAGES = {"guidance": "--guidance", "answer": "--answer", "fallback": "--fallback"}
+STAGES = {"guidance": "--guidance", "answer": "--answer", "fallback": "--fallback", "measurement": "--measurement"}
+OCCASIONAL = ("fallback", "measurement")
+"""Stages that are drawn where there are any."""
+
 LARGEST = 8
 """Groups that a chart of groups has room for; the table beside it has more."""
 
@@ -64,7 +67,7 @@ def over_time(rows: Sequence[SavingsRow], names: Sequence[str], step: Step) -> F
             "marker": {"color": STAGES[stage]},
         }
         for stage, amounts in spent.items()
-        if stage != "fallback" or any(amounts)
+        if stage not in OCCASIONAL or any(amounts)
     ]
     alone = [row.baseline if (row := known.get(name)) else Money.ZERO for name in names]
     data.append(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from gateway.chat import Call, Outcome, StrategyName
+from gateway.chat import Arm, Call, Outcome, StrategyName
 from pricing.baseline import Baseline
+from pricing.length_ratio import Pairs
 from pricing.money import Money
+
+SHADOW = "-shadow"
+
+
+def shadow_id(request_id: str) -> str:
+    """The id of the entry that a measurement of this request has."""
+    return request_id + SHADOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,8 @@ class Entry:
     `at` is seconds since the epoch (UTC); `first_token` and `duration` are seconds. `wasted` says why guidance
     that was paid for was not used. `stand_in` is True when any line is notional. `teacher_tokens` are the
     teacher's output tokens over all calls, None when unknown. `text` is None unless storing it was switched on.
+    `arm` and `shadow_propensity` are the plan's. `shadow_of`: this is no client's request but a measurement of the one
+    with that id, whose model, route, strategy and caller it has; see `shadow_id`.
     """
 
     request_id: str
@@ -43,6 +53,9 @@ class Entry:
     visible_output: int | None = None
     teacher_tokens: int | None = None
     text: Mapping[str, Any] | None = None
+    arm: Arm | None = None
+    shadow_propensity: float | None = None
+    shadow_of: str | None = None
 
     @property
     def spent(self) -> Money | None:
@@ -59,7 +72,8 @@ class SavingsRow:
     `share` (spent / baseline) are over those requests alone whose spending and baseline are both known
     (`compared` of them, whose own spending is `compared_spent`); None when there is none. Baselines are kept
     apart by method. `notional` is the part of `spent` that a stand-in did not really spend; `bound` the part that
-    is booked at its bound after a crash.
+    is booked at its bound after a crash. Measurements are no requests: what they cost is in `spent`, as the stage
+    `measurement`, and in nothing that is compared; `shadows` counts them by their outcome.
     """
 
     group: str
@@ -86,6 +100,18 @@ class SavingsRow:
     """The paper's measure: teacher output tokens / baseline output tokens, over requests where both are known."""
     corrected: Money = Money.ZERO
     """How much of `spent` are corrections: by later prices, not by what was booked at the time. May be negative."""
+    shadows: Mapping[str, int] = field(default_factory=dict)
+    shadows_unpriced: int = 0
+
+    @property
+    def measurement(self) -> Money:
+        """What measuring cost: a part of `spent`, and not of `compared_spent`."""
+        return self.spent_by_stage.get("measurement", Money.ZERO)
+
+    @property
+    def saved_after_measurement(self) -> Money | None:
+        """`saved`, less what measuring it cost."""
+        return None if self.saved is None else self.saved - self.measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +134,10 @@ class Timed(NamedTuple):
     started: float
     duration: float | None
     amount: int | None
+
+
+LengthKey = tuple[str, str, str]
+"""What decides about lengths: route, strategy, and the teacher's model."""
 
 
 class Ledger(Protocol):
@@ -155,6 +185,10 @@ class Ledger(Protocol):
         self, upstream: str, *, since: float | None = None, until: float | None = None, limit: int = 1000
     ) -> Sequence[Timed]:
         """The newest `limit` settled calls to `upstream` that began in a range of time, newest first."""
+        ...
+
+    async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
+        """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
         ...
 
     async def aclose(self) -> None:

@@ -29,7 +29,7 @@ Format = Literal["csv", "parquet"]
 AMOUNTS = frozenset(
     {
         "spent",
-        *(f"{name}_spent" for name in ("guidance", "answer", "fallback", "priced", "notional", "bound")),
+        *(f"{name}_spent" for name in ("guidance", "answer", "fallback", "measurement", "priced", "notional", "bound")),
         *(f"baseline_{name}" for name in ("low", "likely", "high")),
         "bound_amount",
         "amount",

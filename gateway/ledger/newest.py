@@ -26,8 +26,12 @@ Place = tuple[float, str]
 
 
 def newest(connection: Connection, query: Query, limit: int, before: Place | None = None) -> Sequence[RowMapping]:
-    """The newest `limit` entries that `query` wants, newest first, only those older than the one at `before`."""
-    wanted = [*savings.wanted(query), *([savings.older(before)] if before else [])]
+    """The newest `limit` requests that `query` wants, newest first, only those older than the one at `before`.
+
+    Measurements are none.
+    """
+    clients = entries.c.shadow_of.is_(None)
+    wanted = [clients, *savings.wanted(query), *([savings.older(before)] if before else [])]
     if not savings.filters(query):
         return connection.execute(_newest_first(select(entries).where(*wanted), limit)).mappings().all()
     # Of each stretch the names alone, by one statement that is made once: there may be as many stretches as entries.

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from gateway.ledger import rollup
+from gateway.ledger.entry import SHADOW
 from gateway.ledger.rows import STAGES, day_of
 from gateway.ledger.schema import calls, entries, is_open, runs
 
@@ -152,6 +153,7 @@ def recovered(of_request: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
         "student": seats.get("student"),
         "stand_in": any(call["stand_in"] is not None for call in of_request),
         "propensity": 1.0,
+        "shadow_of": first["request_id"].removesuffix(SHADOW) if first["stage"] == "measurement" else None,
         **_bounds(of_request),
     }
 

@@ -6,7 +6,6 @@ correction says by how much the sums of a request change, and what its calls cos
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -20,7 +19,8 @@ from gateway.ledger.entry import Query
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.rows import USAGE, price_text
 from gateway.ledger.savings import wanted
-from gateway.ledger.schema import GROUPED, MEASURES, calls, corrections, entries
+from gateway.ledger.schema import GROUPED, MEASURES, calls, corrections, entries, measurements
+from gateway.ledger.tally import amounts, method, tally
 from pricing.book import Price
 from pricing.money import Money
 from pricing.usage import Usage
@@ -53,7 +53,7 @@ def reprice(url: str, quote: Quote, query: Query, now: float, *, dry_run: bool =
     """Price again the calls of the entries that `query` wants; doing it twice adds nothing.
 
     Calls without usage, and those booked at their bound after a crash, stay as they are. A `measured` baseline that
-    was the request's own bill follows it; other baselines stay. Raises `ConfigError`, see `ledger_at`.
+    was the request's own bill follows it; other baselines stay, a shadow's too. Raises `ConfigError`, see `ledger_at`.
     """
     result = Repriced()
     with ledger_at(url, for_writing=True) as connection:
@@ -94,19 +94,19 @@ def _corrections(
 
     told = of(entries)
     made, earlier = of(calls, calls.c.started, calls.c.id), of(corrections, corrections.c.number)
+    measured = of(measurements)
     for name in names:
         if name not in told:
             continue  # pruned meanwhile
         entry, of_entry, before = told[name][0], made.get(name, []), earlier.get(name, [])
         result.requests += 1
-        old = {call["id"]: call["amount"] for call in of_entry}
-        for correction in before:
-            old |= {call: change["after"] for call, change in orjson.loads(correction["calls"]).items()}
+        measurement = next(iter(measured.get(name, [])), None)
+        old = amounts(of_entry, before)
         changes = {call["id"]: change for call in of_entry if (change := _change(call, old, quote, result))}
         if not changes:
             continue
         new = old | {call: change["after"] for call, change in changes.items()}
-        was, will = (_measures(entry, of_entry, amounts) for amounts in (old, new))
+        was, will = (tally(entry, of_entry, costs, measurement) for costs in (old, new))
         difference = {measure: will[measure] - was[measure] for measure in MEASURES}
         difference["corrected"] = difference["spent"]
         result.changed += 1
@@ -117,7 +117,8 @@ def _corrections(
             "number": len(before) + 1,
             "made": now,
             "calls": orjson.dumps(changes).decode(),
-            **{column: entry[column] for column in ("at", "day", "baseline_method", *GROUPED)},
+            "baseline_method": method(entry, measurement),
+            **{column: entry[column] for column in ("at", "day", *GROUPED)},
             **difference,
         }
 
@@ -137,31 +138,3 @@ def _change(call: Row, old: Mapping[str, int | None], quote: Quote, result: Repr
         return None
     result.priced += before is None
     return {"before": before, "after": amount.nano, "price": orjson.loads(price_text(price))}
-
-
-def _measures(entry: Row, of_entry: Sequence[Row], amounts: Mapping[str, int | None]) -> Counter[str]:
-    """The measures of a request whose calls cost `amounts`: what `savings.SUMS` says, over one."""
-    sums: Counter[str] = Counter(requests=1)
-    for call in of_entry:
-        amount = amounts[call["id"]]
-        if amount is None:
-            sums["unpriced"] = 1
-            continue
-        sums["spent"] += amount
-        sums[call["stage"]] += amount
-        sums["notional"] += amount if call["notional"] else 0
-        sums["bound"] += amount if call["is_bound"] else 0
-    if entry["wasted"] is not None:
-        sums["wasted"], sums["wasted_spent"] = 1, sums["guidance"]
-    low, likely, high = _baseline(entry, None if sums["unpriced"] else sums["spent"])
-    if not sums["unpriced"] and likely is not None:
-        sums.update(compared=1, compared_spent=sums["spent"], likely=likely)
-        sums.update(low=low or 0, low_known=low is not None, high=high or 0, high_known=high is not None)
-    return sums
-
-
-def _baseline(entry: Row, spent: int | None) -> tuple[int | None, int | None, int | None]:
-    told = (entry["baseline_low"], entry["baseline_likely"], entry["baseline_high"])
-    if entry["baseline_method"] == "measured" and told == (entry["spent"],) * 3:
-        return (spent,) * 3
-    return told

@@ -86,19 +86,24 @@ def _levels(levels: Sequence[Level]) -> Any:
 
 
 def proven(start: int) -> Select[Any]:
-    """Rollups of the finest level from the hour `start` on, as entries and corrections together say they are."""
+    """Rollups of the finest level from the hour `start` on, as entries and corrections together say they are.
+
+    Without those that come to nothing: a correction may take out all that an entry put in.
+    """
     finest = LEVELS[:1]
     of = union_all(
         *(summed(finest, table=table).where(table.c.at >= start * HOUR) for table in (entries, corrections))
     ).subquery()
     sums = [cast(func.sum(of.c[name]), BigInteger).label(name) for name in MEASURES]
-    return select(*(of.c[key] for key in KEYS), *sums).group_by(*(of.c[key] for key in KEYS))
+    told = select(*(of.c[key] for key in KEYS), *sums).group_by(*(of.c[key] for key in KEYS))
+    return told.having(or_(*(func.sum(of.c[name]) != 0 for name in MEASURES)))
 
 
 def derived() -> Select[Any]:
     """Rollups of the coarser levels as the finest has them."""
     finest, *coarser = LEVELS
-    return summed(coarser, table=rollups).where(rollups.c.level == finest.number, _is_something())
+    told = summed(coarser, table=rollups).where(rollups.c.level == finest.number, _is_something())
+    return told.having(or_(*(func.sum(rollups.c[name]) != 0 for name in MEASURES)))
 
 
 def _is_something() -> ColumnElement[bool]:

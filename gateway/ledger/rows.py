@@ -16,13 +16,15 @@ import orjson
 
 from gateway.chat import Call
 from gateway.ledger.entry import Entry
+from gateway.ledger.schema import entries
 from pricing.book import Price
 from pricing.money import Money
 
 Row = tuple[Any, ...]
 
-STAGES = ("guidance", "answer", "fallback")
+STAGES = ("guidance", "answer", "fallback", "measurement")
 RATES = ("input", "output", "cached", "cache_write", "per_hour")
+SHADOW_OF = entries.columns.keys().index("shadow_of")
 NO_USAGE = (None,) * 7
 USAGE = ("input", "output", "cached", "cache_write", "reasoning", "seconds")
 
@@ -41,6 +43,11 @@ class Settlement:
     request_id: str
     entry: Row
     calls: Sequence[Row]
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is a shadow's: its request's baseline follows from it."""
+        return self.entry[SHADOW_OF] is not None
 
 
 def intent(call: Call, run: int) -> Intent:
@@ -145,6 +152,9 @@ def _entry_row(entry: Entry, *, text: bool) -> Row:
         entry.wasted,
         entry.stand_in,
         entry.propensity,
+        entry.arm,
+        entry.shadow_propensity,
+        entry.shadow_of,
         entry.first_token,
         entry.duration,
         entry.visible_input,

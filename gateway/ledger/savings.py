@@ -73,14 +73,15 @@ def _count(when: ColumnElement[bool]) -> ColumnElement[Any]:
 
 _row = entries.c
 _compared = and_(_row.spent.is_not(None), _row.baseline_likely.is_not(None))
+_is_request = _row.shadow_of.is_(None)
 _lengths = and_(_row.teacher_tokens.is_not(None), _row.baseline_tokens.is_not(None))
 _wasted = _row.wasted.is_not(None)
 
 SUMS: dict[str, ColumnElement[Any]] = {
-    "requests": func.count(),
+    "requests": _count(_is_request),
     "spent": _sum(_row.priced_spent),
     **{stage: _sum(_row[f"{stage}_spent"]) for stage in STAGES},
-    "unpriced": _count(_row.unpriced),
+    "unpriced": _count(and_(_row.unpriced, _is_request)),
     "notional": _sum(_row.notional_spent),
     "bound": _sum(_row.bound_spent),
     "wasted": _count(_wasted),
@@ -95,6 +96,8 @@ SUMS: dict[str, ColumnElement[Any]] = {
     "teacher_tokens": _sum(_row.teacher_tokens, _lengths),
     "baseline_tokens": _sum(_row.baseline_tokens, _lengths),
     "corrected": func.sum(number(0)),  # only corrections are
+    "shadows": _count(~_is_request),
+    "shadows_unpriced": _count(and_(_row.unpriced, ~_is_request)),
 }
 """What each measure of a rollup is, of entries."""
 
@@ -226,13 +229,18 @@ class _Group:
     sums: list[int] = field(default_factory=lambda: [0] * len(MEASURES))
     outcomes: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
+    compared: Counter[str] = field(default_factory=Counter)
+    shadows: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Mapping[Any, Any]) -> None:
         # PostgreSQL sums whole numbers into numeric, which arrives as Decimal.
         self.sums = list(map(add, self.sums, map(int, _measures(row))))
         self.outcomes[row["outcome"]] += int(row["requests"])
+        if row["shadows"]:
+            self.shadows[row["outcome"]] += int(row["shadows"])
         if row["compared"] or row["likely"]:
             self.methods[row["method"]] += int(row["likely"])
+            self.compared[row["method"]] += int(row["compared"])
 
 
 def fold(rows: Iterable[Mapping[Any, Any]], query: Query) -> list[SavingsRow]:
@@ -263,10 +271,14 @@ def _savings(name: str, group: _Group) -> SavingsRow:
     return SavingsRow(
         group=name,
         requests=s["requests"],
-        outcomes=dict(sorted(group.outcomes.items())),
+        outcomes=_some(group.outcomes),
         spent=Money(s["spent"]),
         spent_by_stage={stage: Money(s[stage]) for stage in STAGES},
-        baseline_by_method={method: Money(nano) for method, nano in sorted(group.methods.items())},
+        baseline_by_method={
+            method: Money(nano)
+            for method, nano in sorted(group.methods.items(), key=lambda item: item[0] or "")
+            if nano or group.compared[method]
+        },
         baseline_low=Money(s["low"]) if compared and s["low_known"] == compared else None,
         baseline=Money(s["likely"]) if compared else None,
         baseline_high=Money(s["high"]) if compared and s["high_known"] == compared else None,
@@ -283,4 +295,11 @@ def _savings(name: str, group: _Group) -> SavingsRow:
         baseline_output_tokens=s["baseline_tokens"],
         output_token_share=s["teacher_tokens"] / s["baseline_tokens"] if s["baseline_tokens"] else None,
         corrected=Money(s["corrected"]),
+        shadows=_some(group.shadows),
+        shadows_unpriced=s["shadows_unpriced"],
     )
+
+
+def _some(counts: Counter[str]) -> dict[str, int]:
+    """The counts that are not zero, by name; sums of rows may come to nothing."""
+    return {name: count for name, count in sorted(counts.items()) if count}

@@ -7,6 +7,7 @@ SQLite and PostgreSQL.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text, true
@@ -99,6 +100,9 @@ entries = Table(
     Column("wasted", Text),
     Column("stand_in", Boolean, nullable=False),
     Column("propensity", Double, nullable=False),
+    Column("arm", Text),  # NULL: nothing was drawn
+    Column("shadow_propensity", Double),
+    Column("shadow_of", Text),  # the request that this one measures; NULL: it is a client's
     Column("first_token", Double),
     Column("duration", Double),
     Column("visible_input", BigInteger),
@@ -110,6 +114,7 @@ entries = Table(
     Column("guidance_spent", BigInteger, nullable=False),
     Column("answer_spent", BigInteger, nullable=False),
     Column("fallback_spent", BigInteger, nullable=False),
+    Column("measurement_spent", BigInteger, nullable=False, server_default="0"),
     Column("priced_spent", BigInteger, nullable=False),
     Column("notional_spent", BigInteger, nullable=False),
     Column("bound_spent", BigInteger, nullable=False),
@@ -120,7 +125,7 @@ entries = Table(
     Column("baseline_tokens", BigInteger),
     Column("text", Text),  # JSON, only where storing text was switched on
 )
-"""One row a request. No prompt or answer text, unless it was asked for."""
+"""One row a request, and one a measurement of one. No prompt or answer text, unless it was asked for."""
 
 GROUPED = ("caller", "model", "strategy", "route", "outcome")
 """What a rollup has of an entry as it is; beside it, its time and the method of its baseline."""
@@ -146,6 +151,9 @@ MEASURES = (
     "teacher_tokens",
     "baseline_tokens",
     "corrected",
+    "measurement",
+    "shadows",
+    "shadows_unpriced",
 )
 """Counts and sums of a rollup; `savings.SUMS` says of what."""
 
@@ -162,6 +170,14 @@ class Level:
 LEVELS = (Level(1, 1, True), Level(2, 24, True), Level(3, 24, False), Level(4, 768, True))
 """From the finest, of which the others are sums. Days (UTC) answer for years; without callers they are few."""
 
+
+def _measures() -> Iterator[Column[int]]:
+    """The columns of the measures; the later ones came to tables that had rows."""
+    for name in MEASURES:
+        later = name in ("measurement", "shadows", "shadows_unpriced")
+        yield Column(name, BigInteger, nullable=False, server_default="0" if later else None)
+
+
 rollups = Table(
     "rollups",
     metadata,
@@ -169,7 +185,7 @@ rollups = Table(
     Column("hour", BigInteger, primary_key=True),  # the first one, in hours since the epoch
     *(Column(name, Text, primary_key=True) for name in GROUPED),
     Column("method", Text, primary_key=True),  # empty: there is no baseline
-    *(Column(name, BigInteger, nullable=False) for name in MEASURES),
+    *_measures(),
     sqlite_with_rowid=False,
 )
 """Sums over entries and their corrections, written with them. `caller` is empty where all are summed together."""
@@ -186,9 +202,32 @@ corrections = Table(
     *(Column(name, Text, nullable=False) for name in GROUPED),
     Column("baseline_method", Text),
     Column("calls", Text, nullable=False),  # JSON: by the call's id the amount before and after, and the price used
-    *(Column(name, BigInteger, nullable=False) for name in MEASURES),
+    *_measures(),
 )
-"""What later prices change about settled requests: by how much each measure differs. Entries are never edited."""
+"""What later prices and measurements change about settled requests: by how much each measure differs.
+
+Entries are never edited. A measured baseline is two rows: everything leaves the method that it had, for `measured`.
+"""
+
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("request_id", Text, primary_key=True),  # of the client's request
+    Column("shadow_id", Text, nullable=False),  # of the entry with the calls to the teacher
+    Column("at", Double, nullable=False, index=True),  # when the client asked
+    Column("route", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("model", Text, nullable=False),  # the teacher's, as prices know it
+    Column("propensity", Double, nullable=False),  # of being served by this arm and measured
+    # Tokens, as the client was shown them and as the teacher alone wrote them.
+    Column("shown_input", BigInteger),
+    Column("shown_output", BigInteger),
+    Column("teacher_input", BigInteger),
+    Column("teacher_output", BigInteger),
+    Column("cost", BigInteger),  # NULL: the teacher has no price; the baseline stays as it was
+    Column("price", Text),  # JSON, as in `calls`
+)
+"""What the teacher alone wrote for a request that it shadowed, and what that cost: one row a shadow that succeeded."""
 
 marks = Table("marks", metadata, Column("name", Text, primary_key=True), Column("hour", BigInteger, nullable=False))
 """`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not."""

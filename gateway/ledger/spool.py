@@ -44,6 +44,9 @@ Item = Intent | Settlement
 
 _COLUMNS = [[str(name) for name in names] for names in (INTENDED, calls.columns.keys(), entries.columns.keys())]
 
+_ABSENT = {"measurement_spent": 0}
+"""What an older version has not written, where that is not NULL."""
+
 
 class Spool:
     """One file. Its owner alone uses it, from one thread; `size` and `waits` may be read from any."""
@@ -309,7 +312,7 @@ def _fitted(row: Sequence[Any], columns: Sequence[Sequence[str]], table: int) ->
     if columns is _COLUMNS or columns[table] == _COLUMNS[table]:
         return tuple(row)
     told = dict(zip(columns[table], row, strict=True))
-    return tuple(told.get(name) for name in _COLUMNS[table])
+    return tuple(told.get(name, _ABSENT.get(name)) for name in _COLUMNS[table])
 
 
 def _locked(file: int, path: Path) -> bool:

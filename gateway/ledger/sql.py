@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +13,11 @@ import structlog
 from gateway.chat import Call
 from gateway.errors import ConfigError
 from gateway.ledger import rows
-from gateway.ledger.entry import Entry, Query, SavingsRow, Timed
+from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Timed
 from gateway.ledger.spool import Backlog, place
 from gateway.ledger.store import Store
 from gateway.ledger.writer import Writer, replay
+from pricing.length_ratio import Pairs
 
 log = structlog.get_logger(__name__)
 
@@ -125,13 +126,16 @@ class SqlLedger:
         await self._writer.settle(rows.settlement(entry, self._run, text=self._text))
 
     async def entry(self, request_id: str) -> dict[str, Any] | None:
-        """One entry with its `calls` as plain data (amounts in nano-dollars, None where unknown), or None."""
+        """One entry with its `calls`, `corrections` and `shadow` as plain data, or None; see `Store.entry`.
+
+        Amounts are nano-dollars, None where unknown.
+        """
         return await asyncio.to_thread(self._store.entry, request_id)
 
     async def entries(
         self, query: Query = ALL, *, limit: int = 100, before: tuple[float, str] | None = None
     ) -> list[dict[str, Any]]:
-        """The newest entries that `query` wants, newest first, as plain data without their calls.
+        """The newest requests that `query` wants, newest first, as plain data without their calls or measurements.
 
         `before`: only those older than the entry with this `at` and `request_id`, for paging.
         """
@@ -158,6 +162,10 @@ class SqlLedger:
         for a grouping that there is not.
         """
         return await asyncio.to_thread(self._store.savings, query)
+
+    async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
+        """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
+        return await asyncio.to_thread(self._store.lengths, since)
 
     async def aclose(self) -> None:
         """Write everything that waits, then close. Idempotent; goes on to its end when the caller is cancelled."""

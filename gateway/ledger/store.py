@@ -37,11 +37,13 @@ from sqlalchemy.pool import StaticPool
 
 from gateway.errors import ConfigError
 from gateway.ledger import migrate, rollup, savings
-from gateway.ledger.entry import Query, SavingsRow, Timed
+from gateway.ledger.entry import LengthKey, Query, SavingsRow, Timed, shadow_id
+from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data
-from gateway.ledger.schema import INTENDED, calls, corrections, entries, runs
+from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
+from pricing.length_ratio import Pairs
 
 LOCK_WAIT = 1.0
 """Seconds that SQLite itself waits for another writer before it says that the database is locked."""
@@ -150,30 +152,46 @@ class Store:
         `replacing`: entries that were `recovered` are taken out first. On the driver itself: Core's bookkeeping costs
         three times what SQLite needs for a small transaction.
         """
-        new = [item.entry for item in settled.values()]
-        made = [row for item in settled.values() for row in item.calls]
-        dialect = self._engine.dialect.name
+        if any(item.measures for item in settled.values()):
+            return self._commit_measuring(intents, settled, replacing=replacing)
         with self._gate, closing(self._engine.raw_connection()) as raw:
             try:
                 cursor = raw.cursor()
-                if dialect == "sqlite":
+                if self._engine.dialect.name == "sqlite":
                     cursor.execute("BEGIN IMMEDIATE")
-                if intents:
-                    cursor.executemany(self._intend, intents)
-                if replacing:
-                    self._withdraw(cursor, settled)
-                if new:
-                    cursor.executemany(self._settle_entries, new)
-                    if cursor.rowcount < len(new):
-                        return False
-                    cursor.execute(self._add, (rollup.ids(dialect, list(settled)),))
-                if made:
-                    cursor.executemany(self._settle_calls, made)
+                if not self._put(cursor, intents, settled, replacing=replacing):
+                    return False
                 raw.commit()
             except self._dbapi.Error as error:
                 if self._engine.dialect.is_disconnect(error, raw.driver_connection, None):
                     raw.invalidate(error)
                 raise
+        return True
+
+    def _commit_measuring(self, intents: list[Row], settled: Mapping[str, Settlement], *, replacing: bool) -> bool:
+        """The same where shadows are among them, with what follows from these. They are few."""
+        with self._begin(write=True) as connection:
+            if not self._put(connection.connection.cursor(), intents, settled, replacing=replacing):
+                connection.rollback()
+                return False
+            measure(connection, [name for name, item in settled.items() if item.measures])
+        return True
+
+    def _put(self, cursor: Any, intents: list[Row], settled: Mapping[str, Settlement], *, replacing: bool) -> bool:
+        """Write within the transaction that `cursor` is in; False when an entry is on record already."""
+        new = [item.entry for item in settled.values()]
+        made = [row for item in settled.values() for row in item.calls]
+        if intents:
+            cursor.executemany(self._intend, intents)
+        if replacing:
+            self._withdraw(cursor, settled)
+        if new:
+            cursor.executemany(self._settle_entries, new)
+            if cursor.rowcount < len(new):
+                return False
+            cursor.execute(self._add, (rollup.ids(self._engine.dialect.name, list(settled)),))
+        if made:
+            cursor.executemany(self._settle_calls, made)
         return True
 
     def _withdraw(self, cursor: Any, settled: Mapping[str, Settlement]) -> None:
@@ -200,7 +218,25 @@ class Store:
         return not about_rows or self._engine.dialect.is_disconnect(cause, None, None)
 
     def entry(self, request_id: str) -> dict[str, Any] | None:
-        """One entry with its calls in the order in which they began, and its corrections, as plain data; or None."""
+        """One entry with its calls in the order in which they began, its corrections, and its shadow; or None.
+
+        Plain data. `shadow` is the entry of its measurement with what it `measured`; None: there is none (yet).
+        """
+        found = self._entry(request_id)
+        if found is not None:
+            shadow = self._entry(shadow_id(request_id))
+            found["shadow"] = shadow and {**shadow, "measured": self._measured(request_id)}
+        return found
+
+    def _measured(self, request_id: str) -> dict[str, Any] | None:
+        wanted = select(measurements).where(measurements.c.request_id == request_id)
+        with self._begin() as connection:
+            row = connection.execute(wanted).mappings().first()
+        if row is None:
+            return None
+        return {**row, "price": None if row["price"] is None else orjson.loads(row["price"])}
+
+    def _entry(self, request_id: str) -> dict[str, Any] | None:
         of_corrections = (
             select(corrections).where(corrections.c.request_id == request_id).order_by(corrections.c.number)
         )
@@ -215,7 +251,7 @@ class Store:
         return {**entry_data(row), "calls": [call_data(call) for call in made], "corrections": told}
 
     def entries(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
-        """The newest `limit` entries that `query` wants, older than `before`, without their calls."""
+        """The newest `limit` requests that `query` wants, older than `before`, without their calls or measurements."""
         with self._begin() as connection:
             return [entry_data(row) for row in newest(connection, query, limit, before)]
 
@@ -244,6 +280,11 @@ class Store:
         """Sums of the entries, one row a group."""
         with self._begin() as connection:
             return read(connection, query)
+
+    def lengths(self, since: float) -> dict[LengthKey, Pairs]:
+        """Sums over the lengths of the answers that were measured from `since` on."""
+        with self._begin() as connection:
+            return lengths(connection, since)
 
     def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
         """A transaction for those who keep tables of their own in this database (`gateway.keys`)."""

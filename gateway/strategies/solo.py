@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from gateway.chat import Exchange, Seat
+from gateway.chat import Exchange, Seat, Stage
 from gateway.strategies.base import Upstreams, merged, sampled
 from gateway.strategies.seam import Join, Outlet, Trim
 from gateway.strategies.voice import Choice, voiced
@@ -14,10 +14,14 @@ from students.engine import Ability, Event, Finish, Prompt
 
 
 class Solo:
-    """The model in `seat` writes the whole answer under the caller's own settings; a failure is the caller's to see."""
+    """The model in `seat` writes the whole answer under the caller's own settings; a failure is the caller's to see.
 
-    def __init__(self, seat: Seat) -> None:
+    `stage`: what that is for.
+    """
+
+    def __init__(self, seat: Seat, stage: Stage = "answer") -> None:
         self._seat: Seat = seat
+        self._stage: Stage = stage
 
     async def run(self, exchange: Exchange, upstreams: Upstreams) -> AsyncGenerator[Event, None]:
         chat, plan, seat = exchange.chat, exchange.plan, self._seat
@@ -37,10 +41,10 @@ class Solo:
             Choice(index, Outlet(chat.sampling.stop), Trim(prefix) if prefix else Join()) for index in range(chat.n)
         ]
         if chat.n == 1 or upstreams.can(seat, Ability.SAMPLES):
-            streams = [voiced(upstreams.ask(seat, "answer", prompt), choices)]
+            streams = [voiced(upstreams.ask(seat, self._stage, prompt), choices)]
         else:
             streams = [
-                voiced(upstreams.ask(seat, "answer", one_of(prompt, choice.index)), [choice]) for choice in choices
+                voiced(upstreams.ask(seat, self._stage, one_of(prompt, choice.index)), [choice]) for choice in choices
             ]
         ends: dict[int, Finish] = {}
         async with aclosing(merged(streams)) as events:

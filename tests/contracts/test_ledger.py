@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ import pytest
 from alembic import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, delete, func, insert, select, update
+from sqlalchemy import create_engine, delete, func, insert, inspect, select, update
 
 from gateway.chat import Call, Outcome, Seat, Stage, StrategyName
 from gateway.errors import BadRequest, Busy
@@ -116,6 +117,8 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         wasted="empty",
         stand_in=True,
         propensity=0.25,
+        arm="policy",
+        shadow_propensity=0.5,
         first_token=0.125,
         duration=2.5,
         visible_input=312,
@@ -140,6 +143,9 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         "wasted": "empty",
         "stand_in": True,
         "propensity": 0.25,
+        "arm": "policy",
+        "shadow_propensity": 0.5,
+        "shadow_of": None,
         "first_token": 0.125,
         "duration": 2.5,
         "visible_input": 312,
@@ -150,10 +156,11 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         "priced_spent": 1_024,
         "notional_spent": 0,
         "bound_spent": 0,
-        "spent_by_stage": {"guidance": 1_024, "answer": 0, "fallback": 0},
+        "spent_by_stage": {"guidance": 1_024, "answer": 0, "fallback": 0, "measurement": 0},
         "baseline": {"method": "same_length", "low": 5, "likely": 7_000, "high": 2**62, "output_tokens": 410},
         "text": None,
         "corrections": [],
+        "shadow": None,
         "calls": [
             {
                 "request_id": "r",
@@ -292,7 +299,12 @@ async def test_savings_compare_only_what_is_known_on_both_sides(ledger: SqlLedge
         requests=4,
         outcomes={"failed": 1, "ok": 3},
         spent=Money(997),
-        spent_by_stage={"guidance": Money(897), "answer": Money(100), "fallback": Money.ZERO},
+        spent_by_stage={
+            "guidance": Money(897),
+            "answer": Money(100),
+            "fallback": Money.ZERO,
+            "measurement": Money.ZERO,
+        },
         baseline_by_method={"measured": Money(50), "same_length": Money(2_000)},
         baseline_low=None,  # one of the two has no known low
         baseline=Money(2_050),
@@ -423,6 +435,7 @@ async def test_an_older_database_gets_its_rollups(url: str) -> None:
     old = create_engine(url)
     with old.begin() as connection:
         command.upgrade(migrate.config(connection), "0002")
+        there = {column["name"] for column in inspect(connection).get_columns("entries")}
         base = Baseline("same_length", None, Money(2_000), Money(3_000), 100)
         for n in range(40):
             told = entry(
@@ -435,7 +448,8 @@ async def test_an_older_database_gets_its_rollups(url: str) -> None:
                 model="ab"[n % 2],
             )
             row = rows.settlement(told, 1, text=False).entry
-            connection.execute(insert(entries).values(dict(zip(entries.columns.keys(), row, strict=True))))
+            known = zip(entries.columns.keys(), row, strict=True)
+            connection.execute(insert(entries).values({name: value for name, value in known if name in there}))
         migrate.upgrade(connection)
         assert migrate.current(connection) == migrate.HEAD
         assert rollup.differences(connection) == []
@@ -460,6 +474,7 @@ moments = st.builds(
 
 @st.composite
 def told(draw: st.DrawFn, request_id: str) -> Entry:
+    shadow_of = draw(st.none() | st.just("of another"))
     calls = []
     for number in range(draw(st.integers(0, 4))):
         made = call(request_id, number, draw(st.sampled_from(get_args(Stage))), draw(st.sampled_from(get_args(Seat))))
@@ -480,12 +495,17 @@ def told(draw: st.DrawFn, request_id: str) -> Entry:
         outcome=draw(st.sampled_from(get_args(Outcome))),
         wasted=draw(st.none() | st.sampled_from(["empty", "torn"])),
         teacher_tokens=draw(maybe_tokens),
-        baseline=draw(st.none() | baselines),
+        baseline=None if shadow_of else draw(st.none() | baselines),
+        shadow_of=shadow_of,
     )
 
 
 def at_stage(wanted: str) -> Callable[[Entry, str, Line], bool]:
     return lambda e, stage, line: stage == wanted
+
+
+def outcomes(of: Iterable[Entry]) -> dict[str, int]:
+    return dict(sorted(Counter(each.outcome for each in of).items()))
 
 
 def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
@@ -508,8 +528,10 @@ def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
     teacher, alone = sum(t for t, _ in counts), sum(b for _, b in counts)
     return SavingsRow(
         group=group,
-        requests=len(of),
-        outcomes={o: n for o in get_args(Outcome) if (n := sum(e.outcome == o for e in of))},
+        requests=sum(e.shadow_of is None for e in of),
+        outcomes=outcomes(e for e in of if e.shadow_of is None),
+        shadows=outcomes(e for e in of if e.shadow_of is not None),
+        shadows_unpriced=sum(e.spent is None and e.shadow_of is not None for e in of),
         spent=total(lambda e, stage, line: True),
         spent_by_stage={wanted: total(at_stage(wanted)) for wanted in get_args(Stage)},
         baseline_by_method={
@@ -526,7 +548,7 @@ def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
         share=spent.nano / Money.total(likely).nano if pairs and Money.total(likely) else None,
         wasted=sum(e.wasted is not None for e in of),
         wasted_spent=total(lambda e, stage, line: e.wasted is not None and stage == "guidance"),
-        unpriced=sum(e.spent is None for e in of),
+        unpriced=sum(e.spent is None and e.shadow_of is None for e in of),
         notional=total(lambda e, stage, line: line.notional),
         bound=total(lambda e, stage, line: line.bound),
         teacher_output_tokens=teacher,

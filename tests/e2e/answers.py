@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.e2e.served import Served
 
-STAGES = ("guidance", "answer", "fallback")
+STAGES = ("guidance", "answer", "fallback", "measurement")
 
 
 @dataclass

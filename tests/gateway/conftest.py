@@ -13,6 +13,7 @@ from gateway.bootstrap import open_gateway
 from gateway.chat import Caller, Chat, Exchange, Need, Overrides
 from gateway.config import Config
 from gateway.pipeline import Gateway
+from gateway.planner import CHANCE
 from students.engine import Delta, Engine, Finish, Sampling
 
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -94,13 +95,14 @@ def house() -> Opened:
         student: Engine | None = None,
         route: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
+        draw: Callable[[], float] = CHANCE,
         **config: Any,
     ) -> AsyncGenerator[House, None]:
         engines = {name: engine for name, engine in (("teacher", teacher), ("student", student)) if engine is not None}
         if route is not None:
             config["routes"] = {"gkt": {"teacher": "teacher", "student": "student", **route}}
         made = Config.parse({"ledger": {"url": "sqlite://"}, **config})
-        async with open_gateway(made, engines=engines, environ=environ or {}) as gateway:
+        async with open_gateway(made, engines=engines, environ=environ or {}, draw=draw) as gateway:
             yield House(gateway)
 
     return opened

@@ -22,6 +22,7 @@ from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream
 from pricing import tokens
 from pricing.book import PriceBook
+from pricing.length_ratio import LengthRatio
 from pricing.money import Money
 from pricing.usage import Usage
 from students import errors
@@ -578,3 +579,42 @@ def test_whatever_happened_the_accounts_agree(
 
 def test_the_tables_of_errors_are_real_errors() -> None:
     assert all(issubclass(getattr(errors, name), errors.EngineError) for name in NOT_BILLED)
+
+
+class TestCalibrated:
+    RATIO = LengthRatio(shown=100, teacher=150, low=1.2, high=2.0, pairs=30)
+
+    def ratio(self, route: str, strategy: str, model: str) -> LengthRatio | None:
+        return self.RATIO if (route, strategy, model) == ("gkt", "cut-off", "gpt-6-sol") else None
+
+    def baseline(self, *, strategy: str = "cut-off", **fields: Any) -> Any:
+        calls = make_call(usage=Usage(1000, 40, cached=200), stage="guidance"), make_call("student", Usage(1040, 60))
+        exchange = make_exchange(*calls, strategy=strategy, visible=Usage(1000, 100), **fields)
+        return settled(exchange, ratio=self.ratio)[0].baseline
+
+    def test_measured_lengths_take_the_place_of_the_assumption(self) -> None:
+        baseline = self.baseline()
+        prompt = 800 * 2_000 + 200 * 200  # the cache discount is the baseline's too
+        assert (baseline.method, baseline.output_tokens) == ("calibrated", 150)
+        assert [each.nano - prompt for each in (baseline.low, baseline.likely, baseline.high)] == [
+            120 * 10_000,
+            150 * 10_000,
+            200 * 10_000,
+        ]
+
+    def test_never_beyond_what_the_caller_allows(self) -> None:
+        assert self.baseline(max_tokens=130).output_tokens == 130
+        assert self.baseline(max_tokens=65, n=2).output_tokens == 130
+
+    @pytest.mark.parametrize(
+        "fields", [{"strategy": "hint"}, {"teacher_model": "gpt-6-luna"}, {"outcome": "abandoned"}]
+    )
+    def test_not_for_what_was_not_measured(self, fields: dict[str, Any]) -> None:
+        assert self.baseline(**fields).method == "same_length"
+
+    def test_a_shadow_has_no_baseline_and_says_whose_it_is(self) -> None:
+        call = make_call(usage=Usage(1000, 150))
+        call.stage = "measurement"
+        entry, _ = settled(make_exchange(call, visible=Usage(1000, 150), shadow_of="chatcmpl-0"), ratio=self.ratio)
+        assert (entry.baseline, entry.shadow_of, entry.teacher_tokens) == (None, "chatcmpl-0", 150)
+        assert entry.spent == spent(call)

@@ -58,6 +58,15 @@ def test_which_upstreams_are_given_callers_keys() -> None:
             "is the NAME of an env",
         ),
         ({"routes": {"a": {"strategy": "cut-off", "teacher": "teacher"}}}, "needs a student"),
+        (
+            {"routes": {"a": {"strategy": "teacher", "teacher": "teacher", "shadow": 0.1}}},
+            "route 'a': shadow compares a strategy with the teacher alone, and this strategy is the teacher alone",
+        ),
+        ({"routes": {"a": {"strategy": "teacher", "teacher": "teacher", "holdout": 0.1}}}, "'a': holdout compares"),
+        ({"routes": {"a": {"strategy": "student", "student": "student", "holdout": 0.1}}}, "holdout needs a teacher"),
+        ({"routes": {"a": {"strategy": "student", "student": "student", "shadow": 0.1}}}, "shadow needs a teacher"),
+        ({"routes": {"a": {**BOTH, "shadow": 1.1}}}, "routes.a.shadow"),
+        ({"routes": {"a": {**BOTH, "holdout": -0.1}}}, "routes.a.holdout"),
         ({"routes": {"a": {"strategy": "teacher", "teacher": "tutor"}}}, "'tutor' is not among the upstreams"),
         (
             {"routes": {"a": {"strategy": "hint", "teacher": "teacher", "student": "student", "placement": "prefix"}}},

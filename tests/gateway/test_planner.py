@@ -271,3 +271,114 @@ class TestACallersOwnKey:
 
     def test_is_in_no_representation_of_the_chat(self) -> None:
         assert "sk-of" not in repr(chat("own", provider_key="sk-of-the-caller"))
+
+
+class Draws:
+    """Draws what it is told, and says how often it was asked."""
+
+    def __init__(self, *numbers: float) -> None:
+        self._left = list(numbers)
+
+    def __call__(self) -> float:
+        return self._left.pop(0)
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
+
+
+def drawing(*numbers: float, teacher: Ability = PAID, **route: Any) -> tuple[Planner, Draws]:
+    draws = Draws(*numbers)
+    config = routes(**route)
+    return (
+        Planner(config, lambda name: teacher if name == "teacher" else SMALL, ("concise", "hint"), draw=draws),
+        draws,
+    )
+
+
+@pytest.mark.parametrize("strategy", ["cut-off", "concise", "hint", "student"])
+def test_a_holdout_is_the_teacher_alone(strategy: str) -> None:
+    by, draws = drawing(0.0499, strategy=strategy, holdout=0.05, shadow=0.5)
+    held = plan("r", by=by)
+    assert (held.strategy, held.arm, held.propensity) == ("teacher", "holdout", 0.05)
+    assert held.why == f"holdout: the teacher alone, drawn with probability 0.05; route r: {strategy}"
+    assert (held.guidance_tokens, held.guidance_prompt, held.placement) == (0, None, "prefix")
+    assert (held.shadow, held.shadow_propensity, draws.left) == (False, None, 0), "the teacher answers already"
+
+
+def test_what_is_not_held_out_is_the_routes_and_may_be_shadowed() -> None:
+    by, draws = drawing(0.05, 0.49, 0.05, 0.5, holdout=0.05, shadow=0.5)
+    for shadowed in (True, False):
+        served = plan("r", by=by)
+        assert (served.strategy, served.arm, served.propensity) == ("cut-off", "policy", 0.95)
+        assert served.why == "route r: cut-off"
+        assert (served.shadow, served.shadow_propensity) == (shadowed, 0.5)
+    assert draws.left == 0
+
+
+def test_without_one_the_other_is_drawn_alone() -> None:
+    by, _ = drawing(0.1, shadow=0.2)
+    served = plan("r", by=by)
+    assert (served.arm, served.propensity, served.shadow, served.shadow_propensity) == (None, 1.0, True, 0.2)
+    by, _ = drawing(0.1, holdout=0.05)
+    served = plan("r", by=by)
+    assert (served.arm, served.propensity, served.shadow, served.shadow_propensity) == ("policy", 0.95, False, None)
+
+
+def test_certainty_is_no_draw_to_be_lucky_in() -> None:
+    by, _ = drawing(0.999999, holdout=1)
+    assert (plan("r", by=by).arm, plan("r", by=drawing(0.0, holdout=1)[0]).propensity) == ("holdout", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("needs", "asked"),
+    [
+        (["tools"], {}),  # by a rule: the teacher anyway
+        (["prefix"], {}),  # by a rule: the student
+        ([], {"strategy": "cut-off"}),
+        ([], {"strategy": "teacher"}),
+        ([], {"guidance_tokens": 9}),
+    ],
+)
+def test_what_the_route_did_not_plan_takes_no_part(needs: list[Need], asked: dict[str, Any]) -> None:
+    by, _ = drawing(holdout=0.5, shadow=0.5)
+    served = plan("r", *needs, by=by, **asked)
+    assert (served.arm, served.propensity, served.shadow, served.shadow_propensity) == (None, 1.0, False, None)
+
+
+def test_nothing_is_drawn_where_the_teacher_could_not_answer() -> None:
+    by, _ = drawing(teacher=Ability.CONTINUE, strategy="student", holdout=0.5, shadow=0.5)
+    assert plan("r", "logprobs", by=by).arm is None
+    by, _ = drawing(0.9, 0.0, teacher=Ability.LOGPROBS, strategy="student", holdout=0.5, shadow=0.5)
+    assert plan("r", "logprobs", by=by).shadow
+
+
+def test_a_key_that_does_not_allow_the_teacher_is_not_held_out() -> None:
+    by, draws = drawing(0.0, holdout=0.5, shadow=0.5)
+    served = plan("r", by=by, caller=Caller(strategies=("cut-off",)))
+    assert (served.strategy, served.arm, served.shadow, draws.left) == ("cut-off", None, True, 0)
+
+
+def test_who_brings_a_key_takes_no_part() -> None:
+    config = {"kind": "openai_api", "model": "m"}
+    route = {"strategy": "cut-off", "teacher": "teacher", "student": "student", "pass_key": True}
+    made = Config.parse(
+        {
+            "upstreams": {"teacher": config, "student": {"kind": "scripted"}},
+            "routes": {"r": {**route, "holdout": 0.5, "shadow": 0.5}},
+        }
+    )
+    by = Planner(made, lambda name: EVERYTHING, (), draw=Draws())
+    assert by.plan(chat("r", provider_key="sk-own-0123456789"), ANYONE).arm is None
+
+
+def test_a_holdout_asks_for_the_model_that_was_named() -> None:
+    by = Planner(
+        Config.parse(
+            {"routes": {"*": {"teacher": "teacher", "student": "student", "teacher_model": "*", "holdout": 0.5}}}
+        ),
+        lambda name: EVERYTHING,
+        (),
+        draw=Draws(0.0),
+    )
+    assert plan("gpt-6-luna", by=by).teacher_model == "gpt-6-luna"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pricing.baseline import Baseline, measured, same_length
+from pricing.baseline import Baseline, calibrated, measured, same_length
+from pricing.length_ratio import LengthRatio, Pairs
 from pricing.money import Money
 from pricing.price import Price
 from pricing.usage import Usage
@@ -77,3 +78,55 @@ def test_low_likely_high_are_in_order(tokens: int, output: int, low: float, high
     assert baseline.likely is not None
     assert baseline.high is not None
     assert baseline.low <= baseline.likely <= baseline.high
+
+
+RATIO = LengthRatio(shown=300, teacher=450, low=1.25, high=1.8, pairs=30)
+
+
+def test_calibrated_prices_the_measured_ratio() -> None:
+    baseline = calibrated(PRICE, input_tokens=312, output_tokens=101, ratio=RATIO)
+    assert baseline == Baseline(
+        "calibrated",
+        PRICE.cost(Usage(312, 126)),  # 126.25, rounded outwards
+        PRICE.cost(Usage(312, 152)),  # 151.5, rounded half up
+        PRICE.cost(Usage(312, 182)),  # 181.8
+        152,
+    )
+
+
+def test_no_calibrated_answer_is_longer_than_the_caller_allows() -> None:
+    baseline = calibrated(PRICE, input_tokens=0, output_tokens=100, ratio=RATIO, max_tokens=130)
+    assert (baseline.low, baseline.likely, baseline.high) == (
+        PRICE.cost(Usage(0, 125)),
+        PRICE.cost(Usage(0, 130)),
+        PRICE.cost(Usage(0, 130)),
+    )
+    assert baseline.output_tokens == 130
+
+
+def test_calibrated_needs_a_price_and_lengths() -> None:
+    assert calibrated(None, input_tokens=1, output_tokens=10, ratio=RATIO) == Baseline(
+        "calibrated", None, None, None, 15
+    )
+    assert calibrated(PRICE, input_tokens=1, output_tokens=None, ratio=RATIO) == Baseline(
+        "calibrated", None, None, None
+    )
+
+
+@given(
+    st.integers(0, 10**6),
+    st.none() | st.integers(1, 10**5),
+    st.lists(st.tuples(st.integers(1, 900), st.integers(0, 900)), min_size=30, max_size=40),
+)
+def test_the_calibrated_range_is_around_the_likely_cost(
+    shown: int, limit: int | None, pairs: list[tuple[int, int]]
+) -> None:
+    ratio = Pairs.of(pairs).ratio()
+    assume(ratio is not None)
+    assert ratio is not None
+    baseline = calibrated(PRICE, input_tokens=9, output_tokens=shown, ratio=ratio, max_tokens=limit)
+    assert baseline.low is not None
+    assert baseline.likely is not None
+    assert baseline.high is not None
+    assert baseline.low <= baseline.likely <= baseline.high
+    assert limit is None or (baseline.output_tokens or 0) <= limit

@@ -121,6 +121,25 @@ def test_a_line_a_group_where_it_fits_and_never_half_a_number() -> None:
     assert "…" not in wide + narrow
 
 
+def test_measurement_is_a_column_where_there_is_any() -> None:
+    stages = {"guidance": Money(3), "answer": Money(4), "fallback": Money.ZERO, "measurement": Money(56_000)}
+    header, *lines = printed(200, row(), row(spent_by_stage=stages, shadows={"ok": 1})).splitlines()
+    assert "measurement" in header
+    assert ["$0.000056" in line for line in lines] == [False, True]
+    assert "measurement" not in printed(200, row())
+
+
+def test_sums_name_what_measuring_cost() -> None:
+    stages = {"guidance": Money(300_000), "answer": Money(12_000), "fallback": Money.ZERO, "measurement": Money(56_000)}
+    out = Console(file=io.StringIO(), width=120)
+    shadows = {"failed": 2, "ok": 5}
+    show.sums(out, row(spent_by_stage=stages, shadows=shadows, shadows_unpriced=1, saved=Money(100_000)), "All")
+    assert isinstance(out.file, io.StringIO)
+    said = out.file.getvalue()
+    for words in ("$0.000056", "shadows: 2 failed, 5 ok; 1 without a price", "after measurement", "$0.000044"):
+        assert words in said
+
+
 def test_sums_name_both_measures_the_stand_in_and_what_is_unknown() -> None:
     out = Console(file=io.StringIO(), width=120)
     show.sums(out, row(baseline=None, baseline_low=None, baseline_high=None, saved=None, share=None, compared=0), "All")

@@ -193,7 +193,7 @@ async def test_a_call_forgotten_by_its_entry_is_added_at_its_bound(url: str, cal
     assert known is not None
     assert unknown is not None
     assert (known["outcome"], known["spent"], known["bound_spent"]) == ("ok", 910, 900)
-    assert known["spent_by_stage"] == {"guidance": 910, "answer": 0, "fallback": 0}
+    assert known["spent_by_stage"] == {"guidance": 910, "answer": 0, "fallback": 0, "measurement": 0}
     assert (unknown["spent"], unknown["unpriced"], unknown["priced_spent"]) == (None, True, 10)
     assert [made["is_bound"] for made in known["calls"]] == [False, True]
     await second.aclose()

@@ -20,7 +20,7 @@ from gateway.chat import Call
 from gateway.errors import Busy, ConfigError
 from gateway.ledger import rows, spool
 from gateway.ledger.entry import Entry
-from gateway.ledger.rows import Intent
+from gateway.ledger.rows import Intent, Settlement
 from gateway.ledger.schema import calls
 from gateway.ledger.spool import FRAME, Backlog, Item, Spool, place, record
 from gateway.ledger.sql import SqlLedger
@@ -165,6 +165,25 @@ def test_a_file_of_an_older_version_fits_todays_tables(
     assert isinstance(item, Intent)
     assert len(item.call) == len(row)
     assert dict(zip(calls.columns.keys(), item.call, strict=False))["request_id"] == "r"
+    found.close()
+
+
+def test_an_entry_of_an_older_version_had_measured_nothing(
+    tmp_path: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = next(item for item in items if isinstance(item, Settlement))
+    names = list(spool._COLUMNS[2])
+    newer = {"arm", "shadow_propensity", "shadow_of", "measurement_spent"}
+    kept = [name for name in names if name not in newer]
+    row = dict(zip(names, settled.entry, strict=True))
+    monkeypatch.setattr(spool, "_COLUMNS", [*spool._COLUMNS[:2], kept])
+    made = Spool.create(tmp_path, "x-")
+    made.append(records([Settlement(settled.request_id, tuple(row[name] for name in kept), settled.calls)]))
+    made.close()
+    monkeypatch.undo()
+    found = Spool.adopt(made.path)
+    assert found is not None
+    assert found.read(100)[0] == [settled]
     found.close()
 
 

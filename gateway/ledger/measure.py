@@ -1,0 +1,91 @@
+"""Measure: a shadow that has settled gives its request a measured baseline, in the transaction that writes the shadow.
+
+The entry of the request stays as it is. Its sums leave the method that its baseline had for `measured`: two rows of
+`corrections`, one with everything taken away, one with everything and the new baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Select, cast, func, insert, select
+
+from gateway.ledger import rollup
+from gateway.ledger.entry import LengthKey
+from gateway.ledger.schema import GROUPED, MEASURES, calls, corrections, entries, measurements
+from gateway.ledger.tally import amounts, method, tally
+from pricing.length_ratio import Pairs
+
+Row = Mapping[Any, Any]
+
+
+def measure(connection: Connection, shadow_ids: Sequence[str]) -> None:
+    """Put on record what the shadows of these ids measured, as far as they succeeded and their requests are there."""
+    which = entries.c.request_id.in_(shadow_ids), entries.c.shadow_of.is_not(None), entries.c.outcome == "ok"
+    for shadow in _rows(connection, select(entries).where(*which).order_by(entries.c.request_id)):
+        # Locked as those who reprice lock it: the numbers of corrections are theirs and ours.
+        served = select(entries).where(entries.c.request_id == shadow["shadow_of"]).with_for_update()
+        for request in _rows(connection, served):
+            _measure(connection, request, shadow)
+
+
+def _measure(connection: Connection, request: Row, shadow: Row) -> None:
+    teacher = _of(connection, shadow["request_id"])[0]
+    measurement = {
+        "request_id": request["request_id"],
+        "shadow_id": shadow["request_id"],
+        **{name: request[name] for name in ("at", "route", "strategy")},
+        "model": teacher["model"],
+        "propensity": request["propensity"] * (request["shadow_propensity"] or 1.0),
+        "shown_input": request["visible_input"],
+        "shown_output": request["visible_output"],
+        "teacher_input": shadow["visible_input"],
+        "teacher_output": shadow["teacher_tokens"],
+        "cost": shadow["spent"],
+        "price": teacher["price"],
+    }
+    connection.execute(insert(measurements).values(measurement))
+    new = method(request, measurement)
+    if new == request["baseline_method"]:
+        return
+    earlier = select(corrections).where(corrections.c.request_id == request["request_id"])
+    before = _rows(connection, earlier.order_by(corrections.c.number))
+    made = _of(connection, request["request_id"])
+    costs = amounts(made, before)
+    was, will = tally(request, made, costs), tally(request, made, costs, measurement)
+    moved = (
+        (request["baseline_method"], {name: -was[name] for name in MEASURES}),
+        (new, {name: will[name] for name in MEASURES}),
+    )
+    for number, (of, difference) in enumerate(moved, len(before) + 1):
+        correction = {
+            "request_id": request["request_id"],
+            "number": number,
+            "made": shadow["at"] + (shadow["duration"] or 0.0),
+            "calls": "{}",
+            "baseline_method": of,
+            **{column: request[column] for column in ("at", "day", *GROUPED)},
+            **difference,
+        }
+        rollup.correct(connection, correction)
+
+
+def lengths(connection: Connection, since: float) -> dict[LengthKey, Pairs]:
+    """Sums over the lengths of the answers that were measured, by route, strategy and the teacher's model."""
+    c = measurements.c
+    x, y = c.shown_output, c.teacher_output
+    keys = (c.route, c.strategy, c.model)
+    sums = [func.count(), *(cast(func.sum(each), BigInteger) for each in (x, y, x * x, x * y, y * y))]
+    known = (c.at >= since, x.is_not(None), y.is_not(None))
+    found = connection.execute(select(*keys, *sums).where(*known).group_by(*keys)).all()
+    return {(row[0], row[1], row[2]): Pairs(*map(int, row[3:])) for row in found}
+
+
+def _of(connection: Connection, request_id: str) -> Sequence[Row]:
+    made = select(calls).where(calls.c.request_id == request_id)
+    return _rows(connection, made.order_by(calls.c.started, calls.c.id))
+
+
+def _rows(connection: Connection, statement: Select[Any]) -> Sequence[Row]:
+    return connection.execute(statement).mappings().all()

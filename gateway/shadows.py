@@ -1,0 +1,78 @@
+"""Shadows: what the teacher alone would have answered, asked after the client was served.
+
+Here is who is shadowed and how many at once; the pipeline runs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from gateway.chat import Exchange
+from gateway.ledger.entry import shadow_id
+
+AT_ONCE = 8
+"""Shadows under way at once; what comes on top is skipped and counted: measuring must not crowd out answering."""
+
+
+def wanted(exchange: Exchange) -> bool:
+    """Whether the teacher is to answer too: it was drawn, and the answer is one to compare with.
+
+    Not after a failure or for a client that left; not where the teacher's own answer was shown, which is a measured
+    baseline already; and not for who brought a key of their own, which is not for our measurements.
+    """
+    student = any(call.seat == "student" and call.error is None for call in exchange.calls)
+    return exchange.plan.shadow and exchange.outcome == "ok" and student and exchange.chat.provider_key is None
+
+
+def shadow(exchange: Exchange) -> Exchange:
+    """The exchange in which the teacher answers the chat of `exchange` by itself, unheard, beginning now."""
+    request_id = exchange.chat.id
+    chat = replace(exchange.chat, id=shadow_id(request_id), provider_key=None)
+    plan = replace(
+        exchange.plan,
+        why=f"shadow: the teacher alone, after {request_id} was served",
+        pass_key=False,
+        shadow=False,
+        # Its own propensity is that of the request, whose arm and draw stand there.
+        propensity=1.0,
+        arm=None,
+        shadow_propensity=None,
+    )
+    return Exchange(chat, exchange.caller, plan, time.time(), rules=exchange.rules, shadow_of=request_id)
+
+
+class Shadows:
+    """The shadows under way: at most `AT_ONCE`, none after `close`."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def begin(self, run: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Run a shadow beside everything else; False: there is no room, and it is not run."""
+        if self._closed or len(self._tasks) >= AT_ONCE:
+            return False
+        # A context of its own: the request's ends with it, and a span of the request must not outlive it.
+        task = asyncio.create_task(run(), context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    def close(self) -> None:
+        """Stop those under way, which are then settled as abandoned; `idle` waits for that."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def idle(self) -> None:
+        """Returns when none is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
