@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gateway.ledger.store import Store
 from gateway.shared.budget import Budget
 from gateway.shared.limits import Limiter
-from gateway.shared.link import Link
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
-from gateway.shared.redis import RedisLimiter
-from gateway.shared.redis_budget import RedisBudget
 from gateway.shared.sql_budget import SqlBudget
+
+if TYPE_CHECKING:
+    from gateway.shared.link import Link
 
 WhenAway = Literal["refuse", "local"]
 """While Redis is away: answer 503, or serve on limits and budgets that each process keeps by itself."""
@@ -53,6 +53,11 @@ async def open_shared(
         finally:
             await kept.aclose()
         return
+    # Redis's own package takes a while to import, and a part of OpenTelemetry with it.
+    from gateway.shared.link import Link
+    from gateway.shared.redis import RedisLimiter
+    from gateway.shared.redis_budget import RedisBudget
+
     link = Link(redis_url)
     try:
         local = when_away == "local"

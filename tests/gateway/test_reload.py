@@ -82,7 +82,7 @@ class TestPolicy:
 
     def test_every_section_is_decided(self) -> None:
         """A new section either needs a restart, or the gateway takes it up in `reload`."""
-        taken_up = {"routes", "prices", "prompts", "unguidable", "baseline"}
+        taken_up = {"routes", "prices", "prompts", "unguidable", "baseline", "limits"}
         assert set(Config.model_fields) == {"server", *reload.FIXED, *taken_up}
         assert set(type(config().server).model_fields) >= LIVE
 
