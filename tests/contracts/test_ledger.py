@@ -649,7 +649,8 @@ def test_filters_find_the_newest(
     wanted = [
         (entry.at, entry.request_id)
         for entry in of
-        if (since is None or entry.at >= since)
+        if entry.shadow_of is None
+        and (since is None or entry.at >= since)
         and (until is None or entry.at < until)
         and (model is None or entry.model == model)
         and (caller is None or entry.caller == caller)
