@@ -137,7 +137,7 @@ def strategies(rows: Sequence[SavingsRow]) -> Figure:
 
 
 def split(row: SavingsRow) -> Figure:
-    """Where the money went: guidance that was used, guidance that was wasted, answers, fallbacks."""
+    """Where the money went: guidance that was used, guidance that was wasted, answers, fallbacks, measurements."""
     guidance = row.spent_by_stage.get("guidance", Money.ZERO)
     parts = [
         ("guidance", guidance - row.wasted_spent, "--guidance"),
@@ -145,6 +145,9 @@ def split(row: SavingsRow) -> Figure:
         ("answer", row.spent_by_stage.get("answer", Money.ZERO), "--answer"),
         ("fallback", row.spent_by_stage.get("fallback", Money.ZERO), "--fallback"),
     ]
+    measurement = row.spent_by_stage.get("measurement", Money.ZERO)
+    if measurement:  # where nothing is measured, its line would only ask what it is
+        parts.append(("measurement", measurement, "--measurement"))
     shares = [amount.nano / row.spent.nano if row.spent else 0.0 for _, amount, _ in parts]
     data = [
         {

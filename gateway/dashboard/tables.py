@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gateway.ledger.entry import SavingsRow
+from gateway.ledger.rows import STAGES
 from pricing.money import Money
 
 Kind = Literal["text", "code", "count", "money", "percent", "seconds", "rate", "moment", "hour", "state"]
@@ -79,6 +80,7 @@ SUMS = (
     Column("guidance_usd", "Guidance", "money"),
     Column("answer_usd", "Answer", "money"),
     Column("fallback_usd", "Fallback", "money"),
+    Column("measurement_usd", "Measurement", "money"),
     Column("compared", "Compared", "count"),
     Column("compared_spent_usd", "Spent, compared", "money"),
     Column("teacher_alone_usd", "Teacher alone", "money"),
@@ -92,6 +94,8 @@ SUMS = (
     Column("unpriced", "Unpriced", "count"),
     Column("notional_usd", "Notional", "money"),
     Column("at_bound_usd", "At bound", "money"),
+    Column("corrected_usd", "Corrections", "money"),
+    Column("shadows", "Measurements", "count"),
 )
 """All that a row of savings says."""
 
@@ -106,11 +110,19 @@ def saved_share(row: SavingsRow) -> float | None:
 
 def sums(row: SavingsRow) -> list[Any]:
     """A row of savings in the order of `SUMS`."""
-    stages = [row.spent_by_stage.get(stage, Money.ZERO) for stage in ("guidance", "answer", "fallback")]
+    stages = [row.spent_by_stage.get(stage, Money.ZERO) for stage in STAGES]
     baseline = [row.baseline, row.baseline_low, row.baseline_high]
     saved = [row.saved, saved_share(row), row.output_token_share]
     compared = [row.compared, row.compared_spent]
-    rest = [row.wasted, row.wasted_spent, row.unpriced, row.notional, row.bound]
+    rest = [
+        row.wasted,
+        row.wasted_spent,
+        row.unpriced,
+        row.notional,
+        row.bound,
+        row.corrected,
+        sum(row.shadows.values()),
+    ]
     return [row.requests, row.spent, *stages, *compared, *baseline, *saved, *rest]
 
 

@@ -67,6 +67,8 @@ def merged(rows: Sequence[SavingsRow], group: str = ALL) -> SavingsRow:
         baseline_output_tokens=whole,
         output_token_share=teacher / whole if whole else None,
         corrected=Money.total(row.corrected for row in rows),
+        shadows=dict(sorted(_counted(row.shadows for row in rows).items())),
+        shadows_unpriced=sum(row.shadows_unpriced for row in rows),
     )
 
 

@@ -349,6 +349,27 @@ async def test_sums_of_groups_are_the_sums_of_all(pages: Any) -> None:
                 assert all(merged([row], row.group) == row for row in rows_of)
 
 
+async def test_measurements_are_spending_and_no_requests(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    served = made.entry("r", at, [made.call("r", 0, "answer", "student", 500, at)])
+    shadow = made.entry(
+        "r-shadow",
+        at + 1,
+        [made.call("r-shadow", 0, "measurement", "teacher", 7_000, at + 1)],
+        shadow_of="r",
+        baseline=None,
+    )
+    async with pages([served, shadow]) as site:
+        (told,) = rows(await site.csv("", table="strategies"))
+        assert (told["requests"], told["shadows"]) == ("1", "1")
+        assert (told["measurement_usd"], told["spent_usd"]) == (Money(7_000).plain, Money(7_500).plain)
+        (whole,) = await site.gateway.ledger.savings()
+        assert merged(await site.gateway.ledger.savings(Query(by="caller"))) == whole
+        split = {line["stage"]: line["spent_usd"] for line in rows(await site.csv("", table="split"))}
+        assert split["measurement"] == Money(7_000).plain
+        assert "measurement" in (await site.get()).text
+
+
 async def test_by_tag(pages: Any, made: Any) -> None:
     at = time.time() - 60
 
