@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from gateway.bootstrap import check_keyless, has_key, keys
+from gateway.bootstrap import check_keyless, has_key, keys, redis_url
 from gateway.cli import prices
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -56,7 +56,42 @@ async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> li
         *_prices(config),
         *_vocabularies(config),
         *_ledger(config),
+        *await _shared(config, environ),
     ]
+
+
+async def _shared(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    """Whether the Redis that replicas share is there, and keeps what it is told."""
+    try:
+        url = redis_url(config, environ)
+    except ConfigError as error:
+        return [Finding("fail", "shared", str(error), "set it, or leave redis_url_env out")]
+    if url is None:
+        return []
+    from gateway.shared.link import FAULTS, Link
+
+    try:
+        link = Link(url)
+    except ConfigError as error:
+        return [Finding("fail", "shared", str(error), f"look at {config.shared.redis_url_env}")]
+    try:
+        await link.look()
+        if link.away:
+            says = "Redis cannot be reached or written to"
+            refuses = config.shared.when_away == "refuse"
+            mend = (
+                "callers with limits or budgets are answered 503" if refuses else "limits are counted by each process"
+            )
+            return [Finding("fail" if refuses else "warn", "shared", says, mend)]
+        doubts = await link.doubts()
+    except FAULTS as error:
+        return [Finding("warn", "shared", f"Redis did not tell its settings: {type(error).__name__}")]
+    finally:
+        await link.aclose()
+    if doubts:
+        mend = "set appendonly yes and maxmemory-policy noeviction"
+        return [Finding("warn", "shared", f"Redis may forget what was spent: {', '.join(doubts)}", mend)]
+    return [Finding("ok", "shared", "Redis is there, and keeps what it is told")]
 
 
 class Seat:

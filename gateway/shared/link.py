@@ -17,7 +17,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.errors import ConfigError
@@ -137,6 +137,22 @@ class Link:
             await self._probe()
         except FAULTS as error:
             self._lost(error)
+
+    async def doubts(self) -> list[str]:
+        """Settings by which this Redis may forget what it is told, in its own words; a Redis that tells none has none.
+
+        Raises one of `FAULTS` when it cannot be reached.
+        """
+        try:
+            said: dict[str, str] = await self._in_time(self._client.config_get("appendonly"))
+            said |= await self._in_time(self._client.config_get("maxmemory*"))
+        except ResponseError:  # it does not let everybody see its settings
+            return []
+        found = [] if said.get("appendonly") != "no" else ["appendonly no"]
+        policy = said.get("maxmemory-policy", "noeviction")
+        if policy != "noeviction" and said.get("maxmemory") not in ("0", None):
+            found.append(f"maxmemory-policy {policy}")
+        return found
 
     async def aclose(self) -> None:
         """Stop what runs beside the requests and close the connections; from then on it is away."""

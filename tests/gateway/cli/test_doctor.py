@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from tests.gateway.shared.server import redis_server
+
 Write = Callable[..., Path]
 Run = Callable[..., Result]
 
@@ -115,3 +117,34 @@ def test_no_key_is_ever_shown(write: Write, run: Run, monkeypatch: pytest.Monkey
     result = run("doctor", "--config", write(server={"keys_env": "GKT_TEST_KEYS"}))
     assert result.exit_code == 1  # nobody listens where the teacher should be
     assert "sk-" not in result.output
+
+
+def test_a_shared_redis_is_looked_at(write: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(**shared: Any) -> tuple[int, str]:
+        result = run("doctor", "--config", write(shared={"redis_url_env": "GKT_TEST_REDIS", **shared}))
+        return result.exit_code, said(result)
+
+    monkeypatch.delenv("GKT_TEST_REDIS", raising=False)
+    code, text = told()
+    assert code == 1
+    assert "fail shared shared.redis_url_env: the environment variable GKT_TEST_REDIS is not set" in text
+    monkeypatch.setenv("GKT_TEST_REDIS", "http://user:secret-word@localhost")
+    code, text = told()
+    assert code == 1
+    assert "fail shared the Redis URL is none" in text
+    assert "secret-word" not in text
+    monkeypatch.setenv("GKT_TEST_REDIS", "redis://127.0.0.1:9/0")
+    assert told()[0] == 1
+    code, text = told(when_away="local")
+    assert code == 0
+    assert "warn shared Redis cannot be reached" in text
+    with redis_server(tmp_path) as server:
+        monkeypatch.setenv("GKT_TEST_REDIS", server.url)
+        assert "ok shared Redis is there, and keeps what it is told" in told()[1]
+        with server.client() as client:
+            client.config_set("appendonly", "no")
+            client.config_set("maxmemory", "50mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        code, text = told()
+        assert code == 0
+        assert "warn shared Redis may forget what was spent: appendonly no, maxmemory-policy allkeys-lru" in text
