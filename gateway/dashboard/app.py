@@ -26,6 +26,7 @@ from gateway.dashboard.overview import overview
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import NAMES, address
 from gateway.dashboard.requests import listing, one
+from gateway.dashboard.tradeoff import tradeoff
 from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound, RateLimited, Unauthorized
 from gateway.pipeline import Gateway
 
@@ -51,6 +52,7 @@ VIEWS: Mapping[str, tuple[str, View]] = {
     f"{PATH}/requests": ("Requests", listing),
     f"{PATH}/models": ("Models", models),
     f"{PATH}/keys": ("Keys", keys),
+    f"{PATH}/tradeoff": ("Trade-off", tradeoff),
 }
 """The pages of the menu."""
 

@@ -85,10 +85,6 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     return Page("overview.html", "Overview", context, shown)
 
 
-def _by_time(rows: Sequence[SavingsRow], period: Period) -> Table:
-    return by_group("time", f"Sums by {period.step}, newest first", rows[::-1], _column(period))
-
-
 def saved_range(row: SavingsRow) -> tuple[Money, Money] | None:
     """The least and the most that may have been saved, from the baseline's range; None where that is unknown."""
     if row.baseline_low is None or row.baseline_high is None:

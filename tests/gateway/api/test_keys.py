@@ -84,7 +84,7 @@ async def test_the_life_of_a_key(http: httpx.AsyncClient, tmp_path: Path) -> Non
     assert key["secrets"][0]["hint"] == secret[:8]
     listed = (await http.get("/gkt/v1/keys")).json()
     assert listed == {"object": "list", "data": [key]}
-    assert (await http.get(f"/gkt/v1/keys/{key_id}")).json() == key
+    assert (await http.get(f"/gkt/v1/keys/{key_id}")).json() == key | {"used": []}
 
     assert (await chat(http, secret)).status_code == 200
     assert error(await chat(http, secret, "other"), 404)["code"] == "model_not_found"

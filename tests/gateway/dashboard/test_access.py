@@ -13,7 +13,7 @@ from gateway.dashboard.access import ATTEMPTS, COOKIE, HOURS, WITHIN, Access, lo
 
 pytestmark = pytest.mark.anyio
 
-EVERY = ["", "/requests", "/requests/guided-0", "/requests/nobody", "/models", "/keys"]
+EVERY = ["", "/requests", "/requests/guided-0", "/requests/nobody", "/models", "/keys", "/tradeoff"]
 ADMIN = "admin-key-of-the-test"
 KEY = "callers-key-of-the-test"
 

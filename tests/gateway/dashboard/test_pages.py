@@ -349,6 +349,23 @@ async def test_sums_of_groups_are_the_sums_of_all(pages: Any) -> None:
                 assert all(merged([row], row.group) == row for row in rows_of)
 
 
+async def test_the_tradeoff_of_known_requests(pages: Any) -> None:
+    async with pages() as site:
+        told = {line["strategy"]: line for line in rows(await site.csv("/tradeoff", range="all"))}
+        ledger = {row.group: row for row in await site.gateway.ledger.savings(Query(by="strategy"))}
+        assert told.keys() == ledger.keys()
+        for name, line in told.items():
+            row = ledger[name]
+            assert line["cost_share"] == ("" if row.share is None else str(row.share))
+            assert line["retention"] == "", "nobody has scored an answer"
+            if row.share is not None and row.baseline_low and row.baseline_high:
+                assert float(line["cost_share_low"]) <= row.share <= float(line["cost_share_high"])
+        page = await site.get("/tradeoff", range="all")
+        page.check()
+        assert "Accuracy is not measured" in page.text
+        assert "same_length" in page.text
+
+
 async def test_measurements_are_spending_and_no_requests(pages: Any, made: Any) -> None:
     at = time.time() - 60
     served = made.entry("r", at, [made.call("r", 0, "answer", "student", 500, at)])

@@ -1,0 +1,56 @@
+"""Trade-off: what each strategy costs of the teacher alone; of the accuracy that it keeps nothing is known yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from gateway.dashboard import PATH
+from gateway.dashboard.page import Page
+from gateway.dashboard.period import Period, address, parse
+from gateway.dashboard.tables import Column, Table
+from gateway.ledger.entry import Query, SavingsRow
+from gateway.pipeline import Gateway
+
+COLUMNS = (
+    Column("strategy", "Strategy"),
+    Column("requests", "Requests", "count"),
+    Column("compared", "Compared", "count"),
+    Column("cost_share", "Cost, of the teacher’s", "percent"),
+    Column("cost_share_low", "Least", "percent"),
+    Column("cost_share_high", "Most", "percent"),
+    Column("output_token_share", "Paper’s share", "percent"),
+    Column("methods", "Baseline by"),
+    Column("measured", "Measurements", "count"),
+    Column("measurement_usd", "Measurement", "money"),
+    Column("retention", "Accuracy kept", "percent"),
+)
+
+
+async def tradeoff(gateway: Gateway, said: Mapping[str, str]) -> Page:
+    """The page of the trade-off between cost and accuracy."""
+    period = parse(said, time.time())
+    rows = await gateway.ledger.savings(Query(since=period.since, until=period.until, by="strategy"))
+    routes = gateway.config.routes.items()
+    drawn = [(name, route.holdout, route.shadow) for name, route in routes if route.holdout or route.shadow]
+    return Page("tradeoff.html", "Trade-off", {"period": period, "drawn": drawn}, {"arms": table(rows, period)})
+
+
+def table(rows: Sequence[SavingsRow], period: Period) -> Table:
+    """One row a strategy, the cheapest first, those that cannot be compared last.
+
+    Shares are of sums, all-in: every stage's dollars over what the teacher alone would have cost. A dearer baseline
+    makes a smaller share.
+    """
+    ordered = sorted(rows, key=lambda row: (row.share is None, row.share or 0.0, row.group))
+    links = [address(f"{PATH}/requests", period.fields, {"strategy": row.group}) for row in ordered]
+    return Table("arms", "What each strategy costs", COLUMNS, [_line(row) for row in ordered], links)
+
+
+def _line(row: SavingsRow) -> list[object]:
+    spent = row.compared_spent.nano
+    least, most = (spent / baseline.nano if baseline else None for baseline in (row.baseline_high, row.baseline_low))
+    methods = ", ".join(row.baseline_by_method)
+    shares = [row.share, least, most, row.output_token_share]
+    measured = [sum(row.shadows.values()), row.spent_by_stage["measurement"]]
+    return [row.group, row.requests, row.compared, *shares, methods, *measured, None]
