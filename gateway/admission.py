@@ -67,7 +67,7 @@ class Admission:
         """
         caller, chat = exchange.caller, exchange.chat
         limits = caller.limits | quota.limits
-        budgets = _budgets(caller, quota)
+        budgets = self.budgets(caller, quota)
         if not limits and not budgets:
             return NOTHING
         amount = worst_case() if budgets else Money.ZERO
@@ -103,9 +103,14 @@ class Admission:
             tokens = None if entry is None else _used_tokens(entry)
             await asyncio.shield(self._begin(self._settle(held, amount, tokens)))
 
+    @staticmethod
+    def budgets(caller: Caller, quota: Quota) -> tuple[Allowance, ...]:
+        """The budgets that hold for the caller: those of its key, else those of `quota`."""
+        return quota.allowances or () if caller.budgets is None else caller.budgets
+
     async def used(self, caller: Caller, quota: Quota) -> Sequence[Spent]:
         """Each budget of the caller, and how much of it is gone. Raises `Busy` when nobody can say."""
-        budgets = _budgets(caller, quota)
+        budgets = self.budgets(caller, quota)
         found = await self.shared.budget.used(caller.id, budgets, time.time()) if budgets else ()
         return list(zip(budgets, found, strict=True))
 
@@ -115,10 +120,12 @@ class Admission:
             await asyncio.wait(self._giving)
 
     async def _settle(self, held: Held, amount: Money | None, tokens: int | None) -> None:
-        if held.reservation is not None:
-            await self.shared.budget.settle(held.reservation, amount)
-        if held.taken is not None:
-            await self.shared.limiter.give(held.taken, tokens)
+        try:
+            if held.reservation is not None:
+                await self.shared.budget.settle(held.reservation, amount)
+        finally:
+            if held.taken is not None:
+                await self.shared.limiter.give(held.taken, tokens)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -152,10 +159,6 @@ def reason(error: RateLimited | OverBudget | Busy) -> str:
     if isinstance(error, RateLimited):
         return error.limit or "tokens"
     return "budget" if isinstance(error, OverBudget) else "away"
-
-
-def _budgets(caller: Caller, quota: Quota) -> tuple[Allowance, ...]:
-    return quota.allowances or () if caller.budgets is None else caller.budgets
 
 
 def _used_tokens(entry: Entry) -> int | None:

@@ -81,7 +81,12 @@ class BudgetSpec(Strict):
             raise ValueError("expected an amount of dollars") from None
         if not 0 <= amount <= MOST.dollars:
             raise ValueError(f"a budget must lie between $0 and {MOST}")
-        return Money.usd(amount).plain
+        # A few characters can name more digits than there is memory: nothing is computed with them before this.
+        plain = amount.normalize()
+        exponent = plain.as_tuple().exponent
+        if plain != amount or not isinstance(exponent, int) or exponent < -9:
+            raise ValueError("a budget has nine decimals at most")
+        return Money.usd(plain).plain
 
     @property
     def allowance(self) -> Allowance:

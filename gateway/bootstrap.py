@@ -22,7 +22,7 @@ from gateway.pipeline import Gateway
 from gateway.planner import CHANCE, Draw, Planner
 from gateway.shared.build import open_shared
 from gateway.strategies.prompts import Prompts
-from gateway.upstreams import Upstream
+from gateway.upstreams import Upstream, check_keyless
 from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
@@ -155,24 +155,6 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
         )
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
-
-
-def check_keyless(config: Config, keyless: set[str]) -> None:
-    """Raises `ConfigError` when a route would ask an upstream that has no key, and bring none."""
-    for name, route in config.routes.items():
-        if (route.shadow or route.holdout) and route.teacher in keyless:
-            raise ConfigError(
-                f"route {name!r}: shadow and holdout ask {route.teacher!r} at the gateway's own expense, and it has no "
-                "key of its own; set api_key_env and the variable that it names, or leave them out"
-            )
-        teacher = None if route.strategy == "student" or route.pass_key else route.teacher
-        student = None if route.strategy == "teacher" else route.student
-        for upstream in (teacher, student):
-            if upstream in keyless:
-                raise ConfigError(
-                    f"route {name!r} asks upstream {upstream!r} with a key of the gateway's own, and it has none; set "
-                    "api_key_env and the variable that it names, or let the route pass_key"
-                )
 
 
 def has_key(spec: UpstreamSpec, environ: Mapping[str, str]) -> bool:

@@ -329,7 +329,9 @@ class Config(Strict):
             return config
         prompts = {name: base / file for name, file in config.prompts.items()}
         upstreams = {name: _anchored(spec, base) for name, spec in config.upstreams.items()}
-        return config.model_copy(update={"prompts": prompts, "upstreams": upstreams})
+        spool = config.ledger.spool
+        ledger = config.ledger if spool is None else config.ledger.model_copy(update={"spool": base / spool})
+        return config.model_copy(update={"prompts": prompts, "upstreams": upstreams, "ledger": ledger})
 
 
 def _check_measuring(name: str, route: Route) -> None:

@@ -36,7 +36,7 @@ from gateway.strategies.base import Strategy
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
 from gateway.strategies.solo import Solo
-from gateway.upstreams import Desk, Upstream, worst_case
+from gateway.upstreams import Desk, Upstream, check_keyless, worst_case
 from pricing.book import PriceBook
 from pricing.money import Money
 from students.engine import Event, Finish
@@ -140,6 +140,7 @@ class Gateway:
             config, lambda name: self.upstreams[name].engine.abilities, prompts.guidance, draw=self.planner.draw
         )
         planner.check()
+        check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless])
         self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         self.metrics.know(config)
 
@@ -216,9 +217,10 @@ class Gateway:
             return await self.admission.admit(exchange, rules.config.limits, most)
         except (RateLimited, OverBudget, Busy) as error:
             self.metrics.limited(reason(error))
-            if self.metrics.shared:
-                self._tell_of_redis()
             raise
+        finally:
+            if self.metrics.shared:  # another process may be the one that is scraped
+                self._tell_of_redis()
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:

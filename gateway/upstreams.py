@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.chat import Call, Exchange, Need, Seat, Stage
-from gateway.config import GUIDED
-from gateway.errors import Busy
+from gateway.config import GUIDED, Config
+from gateway.errors import Busy, ConfigError
 from gateway.ledger.entry import Ledger
 from gateway.strategies.prompts import Prompts
 from pricing.book import PriceBook
@@ -64,6 +64,24 @@ class Upstream:
     seller: str | None = None
     stand_in: str | None = None
     keyless: bool = False
+
+
+def check_keyless(config: Config, keyless: Collection[str]) -> None:
+    """Raises `ConfigError` when a route would ask an upstream that has no key, and bring none."""
+    for name, route in config.routes.items():
+        if (route.shadow or route.holdout) and route.teacher in keyless:
+            raise ConfigError(
+                f"route {name!r}: shadow and holdout ask {route.teacher!r} at the gateway's own expense, and it has no "
+                "key of its own; set api_key_env and the variable that it names, or leave them out"
+            )
+        teacher = None if route.strategy == "student" or route.pass_key else route.teacher
+        student = None if route.strategy == "teacher" else route.student
+        for upstream in (teacher, student):
+            if upstream in keyless:
+                raise ConfigError(
+                    f"route {name!r} asks upstream {upstream!r} with a key of the gateway's own, and it has none; set "
+                    "api_key_env and the variable that it names, or let the route pass_key"
+                )
 
 
 class Desk:
@@ -191,10 +209,11 @@ def worst_case(
         words = sum(BYTES * len(prompts[name].text) for name in (plan.guidance_prompt, *ADDED) if name is not None)
         size += words + BYTES * sum(len(str(message.get("content"))) for message in chat.messages[-1:])
         calls.append(("teacher", size, plan.guidance_tokens, 1))
-        calls.append(("student", size + GUIDANCE_BYTES * plan.guidance_tokens, chat.max_tokens, chat.n))
+        # Whoever goes on reads the guidance too, and the teacher that takes over perhaps as two more messages.
+        begun = size + GUIDANCE_BYTES * plan.guidance_tokens + 2 * TEMPLATE_TOKENS
+        calls.append(("student", begun, chat.max_tokens, chat.n))
         if plan.on_student_failure == "teacher":
-            # It goes on from what there is: what it need not write any more it reads, which is not dearer.
-            calls.append(("teacher", size, chat.max_tokens, chat.n))
+            calls.append(("teacher", begun, chat.max_tokens, chat.n))
     else:
         calls.append(("student" if plan.strategy == "student" else "teacher", size, chat.max_tokens, chat.n))
     total = Money.ZERO

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.api.admin import Instant
 from gateway.api.completions import Left, read_body
 from gateway.api.routes import AGateway
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, Busy
 from gateway.keys.key import Grant
 from students.spec import Strict
 
@@ -64,10 +65,12 @@ async def create(request: Request, gateway: AGateway) -> Response:
 
 @router.api_route("/{key_id}", methods=["GET", "HEAD"])
 async def one(key_id: str, gateway: AGateway) -> Response:
-    """One key, and what is `used` of its budgets now: spent, or put aside for requests under way."""
+    """One key, and what is `used` of its budgets now: spent, or put aside for requests under way; null: unknown."""
     key = await gateway.keys.get(key_id)
-    used = await gateway.admission.used(key.caller, gateway.config.limits)
-    told = [{**allowance.plain, "used_usd": amount.plain} for allowance, amount in used]
+    told: list[dict[str, str]] | None = None
+    with suppress(Busy):
+        used = await gateway.admission.used(key.caller, gateway.config.limits)
+        told = [{**allowance.plain, "used_usd": amount.plain} for allowance, amount in used]
     return _answer(key.plain(time.time()) | {"used": told})
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from gateway.bootstrap import check_keyless, has_key, keys, redis_url
+from gateway.bootstrap import has_key, keys, redis_url
 from gateway.cli import prices
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -20,6 +20,7 @@ from gateway.keys.store import usable_at
 from gateway.ledger.reading import check_writable
 from gateway.planner import ANY, Planner
 from gateway.strategies.prompts import Prompts
+from gateway.upstreams import check_keyless
 from pricing import tokens
 from pricing.book import PriceBook
 from pricing.litellm_map import installed

@@ -87,6 +87,7 @@ async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping
     """
     admission, quota = gateway.admission, gateway.config.limits
     lines: list[list[object]] = []
+    away = False
     for caller in callers[:ASKED_ABOUT]:
         limits = caller.limits | quota.limits
         hits = {why: count for (who, why), count in admission.refused.items() if who == caller.id}
@@ -95,9 +96,11 @@ async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping
         first = [caller.id, names.get(caller.id)]
         budgets: Sequence[tuple[Allowance, Money | None]]
         try:
-            budgets = await admission.used(caller, quota)
+            budgets = [] if away else await admission.used(caller, quota)
         except Busy:
-            budgets = [(each, None) for each in (caller.budgets or quota.allowances or ())]
+            away = True  # it takes its time to say so: the others are not asked
+        if away:
+            budgets = [(each, None) for each in admission.budgets(caller, quota)]
         for budget, used in budgets:
             share = used.nano / budget.limit.nano if used is not None and budget.limit else None
             lines.append([*first, budget.limit, budget.period, used, share, *allowed])

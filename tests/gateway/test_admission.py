@@ -220,6 +220,36 @@ async def test_failed_and_abandoned_requests_cost_what_they_cost(desk: Any) -> N
         assert await at.booked(who)
 
 
+@pytest.mark.parametrize("strategy", ["cut-off", "concise", "hint"])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_no_request_costs_more_than_its_worst_case(desk: Any, strategy: str, fails: bool) -> None:
+    """Every model talks as long as it may, and the teacher takes over where the student fails."""
+    endless = Scripted("teacher", " ".join(["word"] * 200))
+    student = Scripted("student", endless._says, error=Unavailable("gone") if fails else None)
+    async with desk(teacher=endless, student=student, route={"strategy": strategy, "guidance_tokens": 30}) as at:
+        for n in (1, 3):
+            who = caller(f"{strategy}-{n}", usd=Money.usd(5))
+            exchange = await at.ask(who, n=n, max_tokens=100)
+            assert ("fallback" in {call.stage for call in exchange.calls}) is fails
+            assert await at.booked(who) <= at.worst(who, n=n, max_tokens=100)
+            for call in exchange.calls:
+                assert call.bound is not None
+            # The bounds that are on record while the calls are under way fit into what was put aside.
+            bounds = Money.total(call.bound for call in exchange.calls if call.bound is not None)
+            if not fails or n == 1:
+                assert bounds <= at.worst(who, n=n, max_tokens=100)
+
+
+async def test_a_budget_that_takes_no_settlement_keeps_no_place(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with desk() as at:
+        who = caller(usd=Money.usd(1), concurrent=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(at.gateway.admission.shared.budget), "settle", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await at.ask(who)
+        await at.ask(who)
+
+
 async def test_a_crash_of_the_books_keeps_the_worst_case(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async with desk() as at:
         who = caller(usd=Money.usd(1), concurrent=1)

@@ -21,7 +21,9 @@ def test_an_amount_is_read_exactly(nano: int) -> None:
     assert BudgetSpec.model_validate(said.allowance.plain) == said
 
 
-@pytest.mark.parametrize("usd", [-1, "-0.01", "ten", "", None, True, [1], "nan", "inf", 10_000_000])
+@pytest.mark.parametrize(
+    "usd", [-1, "-0.01", "ten", "", None, True, [1], "nan", "inf", 10_000_000, "1e-10", "1e-999999999", "1e400"]
+)
 def test_what_is_no_amount_is_refused(usd: Any) -> None:
     with pytest.raises(ValidationError):
         BudgetSpec.model_validate({"usd": usd, "per": "day"})

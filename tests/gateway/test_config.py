@@ -172,8 +172,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_file_names_inside_are_relative_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("prompts: {brief: p.md}\nupstreams: {r: {kind: replay, model: m, file: r.jsonl}}\nroutes: {}")
+    recorded = "upstreams: {r: {kind: replay, model: m, file: r.jsonl}}"
+    file.write_text(f"ledger: {{spool: s}}\nprompts: {{brief: p.md}}\n{recorded}\nroutes: {{}}")
     config = Config.load(file)
+    assert config.ledger.spool == tmp_path / "s"
     assert config.prompts["brief"] == tmp_path / "p.md"
     assert getattr(config.upstreams["r"], "file") == tmp_path / "r.jsonl"  # noqa: B009 - one member of a union
 

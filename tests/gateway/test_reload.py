@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,19 @@ class TestGateway:
                 home.open("gkt", request_id="c2")
             answer = await home.ask("other", request_id="c3")
             assert answer.receipt["stages"][0]["cost_usd"] == "6"
+
+    async def test_a_teacher_without_a_key_is_not_made_to_measure(self, house: Any) -> None:
+        """As at start: else a request that is held out would be answered 401, for a key that its caller never had."""
+        async with house(teacher=teacher(), student=student(), route={}) as home:
+            keyless = replace(home.gateway.upstreams["teacher"], keyless=True)
+            home.gateway.upstreams["teacher"] = keyless
+            before = home.gateway.config
+            own = {"strategy": "student", "teacher": "teacher", "student": "student"}
+            with pytest.raises(ConfigError, match="own expense"):
+                home.gateway.reload(config(routes={"gkt": {**own, "holdout": 0.5}}))
+            with pytest.raises(ConfigError, match="it has none"):
+                home.gateway.reload(config(routes={"gkt": {**own, "strategy": "cut-off"}}))
+            assert home.gateway.config is before
 
     async def test_a_request_that_is_planned_but_not_begun_keeps_its_rules(self, house: Any, tmp_path: Path) -> None:
         text = tmp_path / "brief.md"

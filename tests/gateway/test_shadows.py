@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from gateway import shadows
-from gateway.bootstrap import check_keyless
 from gateway.config import Config
 from gateway.errors import ConfigError, UpstreamFailed
 from gateway.ledger import rollup
 from gateway.ledger.entry import Query
 from gateway.lengths import Lengths
+from gateway.upstreams import check_keyless
 from pricing.length_ratio import Pairs
 from pricing.money import Money
 from students.engine import Ability, Event, Finish, Prompt

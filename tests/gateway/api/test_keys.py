@@ -14,6 +14,7 @@ import pytest
 from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
 from gateway.config import Config
+from gateway.errors import Busy
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,21 @@ def written(folder: Path, secret: str) -> list[str]:
 async def chat(http: httpx.AsyncClient, secret: str, model: str = "gkt", **headers: str) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
     return await http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {secret}", **headers})
+
+
+async def test_what_is_used_of_budgets_and_that_nobody_knows(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = (await http.post("/gkt/v1/keys", json={"name": "k", "budgets": [{"usd": 2, "per": "week"}]})).json()
+    key = (await http.get(f"/gkt/v1/keys/{made['id']}")).json()
+    assert key["used"] == [{"usd": "2", "per": "week", "used_usd": "0"}]
+
+    async def away(*_: Any) -> None:
+        raise Busy("away")
+
+    monkeypatch.setattr("gateway.shared.sql_budget.SqlBudget.used", away)
+    response = await http.get(f"/gkt/v1/keys/{made['id']}")
+    assert (response.status_code, response.json()) == (200, {**key, "used": None})
 
 
 async def test_the_life_of_a_key(http: httpx.AsyncClient, tmp_path: Path) -> None:

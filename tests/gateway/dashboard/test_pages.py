@@ -15,6 +15,7 @@ import pytest
 
 from gateway.dashboard import PATH
 from gateway.dashboard.tags import merged
+from gateway.errors import Busy
 from gateway.keys.key import Grant
 from gateway.ledger.entry import Entry, Query
 from pricing.money import Money
@@ -481,6 +482,24 @@ async def test_more_calls_than_a_page_reads_are_said_to_be(
         assert "more calls than this page reads: this is since the 3 newest began" in page
         (whole,) = (line for line in rows(await site.csv("/models", range="today")) if line["upstream"] == "student")
         assert whole["booked_usd"] == Money(15).plain
+
+
+async def test_budgets_that_nobody_can_tell_are_unknown_and_asked_for_once(
+    pages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pages([]) as site:
+        grant = Grant.model_validate({"name": "k", "budgets": [{"usd": 1, "per": "day"}]})
+        made = [(await site.gateway.keys.create(grant))[0] for _ in range(3)]
+        asked: list[str] = []
+
+        async def used(subject: str, budgets: Any, now: float) -> Any:
+            asked.append(subject)
+            raise Busy("away")
+
+        monkeypatch.setattr(site.gateway.admission.shared.budget, "used", used)
+        told = rows(await site.csv("/keys", table="limits"))
+        assert [(line["caller"], line["used_usd"]) for line in told] == [(key.id, "") for key in made]
+        assert len(asked) == 1
 
 
 @pytest.mark.parametrize("keys", ["callers-key", None])
