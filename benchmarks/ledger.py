@@ -138,7 +138,7 @@ def fill(store: Store, shape: Shape) -> None:
     waiting: tuple[list[Any], list[Any]] = ([], [])
 
     def flush() -> None:
-        with store._begin(write=True) as connection:
+        with store.transaction(write=True) as connection:
             for table, batch in zip((entries, calls), waiting, strict=True):
                 _bulk(connection, table, batch)
                 batch.clear()
@@ -152,7 +152,7 @@ def fill(store: Store, shape: Shape) -> None:
     told = f"{shape.entries:,} entries, the newest {shape.detailed:,} with {shape.calls} calls each,"
     print(f"{told} written in {time.perf_counter() - began:.0f} s", flush=True)
     began = time.perf_counter()
-    with store._begin(write=True) as connection:
+    with store.transaction(write=True) as connection:
         rollup.rebuild(connection)
         counted = connection.execute(select(rollups.c.level, func.count()).group_by(rollups.c.level)).all()
         if connection.dialect.name == "sqlite":
@@ -214,7 +214,7 @@ def measure(store: Store, shape: Shape) -> None:
     line("newest 50 of one model", lambda: store.entries(Query(model="cheap"), 50))
     line("50 requests half a year ago", lambda: store.entries(Query(until=shape.end - DAYS * DAY / 2), 50))
     line("one request opened", lambda: store.entry(f"chatcmpl-{shape.entries // 2:012x}"))
-    with store._begin() as connection:
+    with store.transaction() as connection:
         began = time.perf_counter()
         slow = savings.fold(connection.execute(savings.from_entries(Query())).mappings(), Query())
         print(f"\nthe overview from the entries themselves: {time.perf_counter() - began:.1f} s")
@@ -241,7 +241,7 @@ def config(url: str) -> Config:
 
 def name_callers(store: Store) -> None:
     """Give the callers names and tags, as `gkt keys create` would."""
-    with store._begin(write=True) as connection:
+    with store.transaction(write=True) as connection:
         if connection.scalar(select(func.count()).select_from(keys)):
             return
         connection.execute(
@@ -313,7 +313,7 @@ def main() -> None:
         url = asked.url or f"sqlite:///{folder}/ledger.db"
         store = Store.open(url)
         stack.callback(store.close)
-        with store._begin() as connection:
+        with store.transaction() as connection:
             newest = connection.scalar(select(func.max(entries.c.at)))
         detailed = asked.entries if asked.detailed is None else asked.detailed
         shape = Shape(asked.entries, asked.calls, detailed, time.time() if newest is None else newest)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.allowance import Allowance, Quota
+import structlog
+
+from gateway.allowance import MOST, Allowance, Quota
 from gateway.chat import Caller, Chat, Exchange
 from gateway.errors import Busy, Forbidden, OverBudget, RateLimited
 from gateway.ledger.entry import Entry
@@ -26,6 +28,8 @@ TOKEN_CHARACTERS = 4
 
 ANSWER_TOKENS = 512
 """The estimate of an answer whose caller set no limit; the true number replaces it when the answer is over."""
+
+log = structlog.get_logger("gateway.admission")
 
 Spent = tuple[Allowance, Money]
 """A budget, and what is spent of it or put aside in its current period."""
@@ -59,7 +63,8 @@ class Admission:
         self._giving: set[asyncio.Task[None]] = set()
 
     async def admit(self, exchange: Exchange, quota: Quota, worst_case: Callable[[], Money | None]) -> Held:
-        """Take what the request needs, or nothing. `quota` is for what the caller's key does not say itself.
+        """Take what the request needs, or refuse it: then it holds nothing, and counts as one of its minute's requests
+        where a budget refused it. `quota` is for what the caller's key does not say itself.
 
         `worst_case` says the most that the request can cost whoever runs the gateway; it is asked for callers with a
         budget alone. Raises `RateLimited`, `OverBudget`, `Forbidden` where a budget cannot be kept because that is not
@@ -120,6 +125,9 @@ class Admission:
             await asyncio.wait(self._giving)
 
     async def _settle(self, held: Held, amount: Money | None, tokens: int | None) -> None:
+        if amount is not None and amount > MOST:  # an upstream that reports nonsense: more than any budget holds
+            log.error("more was spent than a budget can count", usd=amount.plain)
+            amount = MOST
         try:
             if held.reservation is not None:
                 await self.shared.budget.settle(held.reservation, amount)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -47,7 +47,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What may be spent in one period of UTC. Raises `ValueError` below zero and above `MOST`."""
+    """What may be spent in one period of UTC. Raises `ValueError` below zero, above `MOST`, and for another period."""
 
     limit: Money
     period: PeriodName
@@ -55,6 +55,8 @@ class Allowance:
     def __post_init__(self) -> None:
         if not Money.ZERO <= self.limit <= MOST:
             raise ValueError(f"a budget must lie between $0 and {MOST}")
+        if self.period not in get_args(PeriodName):
+            raise ValueError(f"a budget is for a {', '.join(get_args(PeriodName))}, not for {self.period!r}")
 
     @property
     def plain(self) -> dict[str, str]:

@@ -107,10 +107,12 @@ class Bookkeeper:
         if usage is None:
             usage = _counted(call)
             tier = tier or (tier_asked(call.prompt.options) if call.prompt is not None else None)
-        seller = self._upstreams[call.upstream].seller
+        upstream = self._upstreams[call.upstream]
+        seller = upstream.seller
         price = self._quote(call.model, seller, tier, call.tier, call.started, usage.input)
         if price is not None and price.per_hour is not None and usage.seconds is None:
-            usage = replace(usage, seconds=call.duration)
+            # Not longer than the upstream may take: the rest, a client has kept it waiting.
+            usage = replace(usage, seconds=None if call.duration is None else min(call.duration, upstream.max_seconds))
         call.usage = usage
         amount = price.cost(usage) if price is not None else None
         call.line = Line(call.stage, call.model, usage, price, amount, call.stand_in is not None)

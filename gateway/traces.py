@@ -126,15 +126,11 @@ class Traces:
                 ERROR: entry.error,
             },
         )
-        for call in entry.calls:
-            if call.duration is not None:  # else it was not made
-                self._called(call)
+        self._calls(entry)
 
     def measured(self, entry: Entry) -> None:
         """Add the spans of a shadow's calls: traces of their own, since their request is over."""
-        for call in entry.calls:
-            if call.duration is not None:
-                self._called(call)
+        self._calls(entry)
 
     async def aclose(self) -> None:
         """Send what waits, for at most `FLUSH_SECONDS`."""
@@ -154,14 +150,19 @@ class Traces:
         except TimeoutError:
             log.warning("the last traces could not be sent")
 
-    def _called(self, call: Call) -> None:
+    def _calls(self, entry: Entry) -> None:
+        for call in entry.calls:
+            if call.duration is not None:  # else it was not made
+                self._called(call, call.duration)
+
+    def _called(self, call: Call, duration: float) -> None:
         began = call.started
         span = self._tracer.start_span(f"{CHAT} {call.model}", kind=SpanKind.CLIENT, start_time=_nano(began))
         if span.is_recording():
             _set(span, self._about(call))
             if call.error is not None:
                 span.set_status(Status(StatusCode.ERROR))
-        span.end(_nano(began + (call.duration or 0.0)))
+        span.end(_nano(began + duration))
 
     def _about(self, call: Call) -> dict[str, Value | None]:
         usage, line = call.usage, call.line

@@ -29,13 +29,16 @@ TEMPLATE_TOKENS = 32
 BYTES = 4
 """The most bytes that one character has."""
 
-GUIDANCE_BYTES = 16
-"""More than a token of guidance has on average, and so more than the student's tokens for the same words."""
+GUIDANCE_BYTES = 128
+"""The longest token of the vocabularies we know; no student has more tokens for the same words."""
+
+UNASKED = ("priority", "fast", "scale", "flex", "batch")
+"""Tiers that a provider's project, or an upstream's `extra_body`, may choose for a request that names none."""
 
 ADDED = ("context", "continue")
 """The instructions that a guided strategy may add for its student, or for a teacher that goes on."""
 
-UNMEASURED: frozenset[Need] = frozenset({"images", "audio"})
+UNMEASURED: frozenset[Need] = frozenset({"images", "audio", "web_search"})
 
 UNDECIDED = frozenset({"auto", "default", "standard"})
 """Service tiers that ask for nothing but the default one, or leave it to the provider."""
@@ -189,7 +192,7 @@ class Desk:
         if prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
             size += BYTES * sum(len(str(message.get("content"))) for message in prompt.messages[-2:])
         output = (prompt.max_tokens or upstream.max_output) * prompt.n
-        return dearest(self._book, upstream, model, tier_asked(prompt.options), size, output)
+        return dearest(self._book, upstream, model, prompt.options, size, output)
 
 
 def worst_case(
@@ -216,6 +219,9 @@ def worst_case(
             calls.append(("teacher", begun, chat.max_tokens, chat.n))
     else:
         calls.append(("student" if plan.strategy == "student" else "teacher", size, chat.max_tokens, chat.n))
+    # Prices may change before the last call begins, which is after the others have ended.
+    longest = sum(upstreams[name].max_seconds for name in (plan.teacher, plan.student) if name is not None)
+    moments = (exchange.started, exchange.started + longest / 2, exchange.started + longest)
     total = Money.ZERO
     for seat, tokens, limit, count in calls:
         name = plan.teacher if seat == "teacher" else plan.student
@@ -223,28 +229,44 @@ def worst_case(
             continue
         upstream = upstreams[name]
         model = (plan.teacher_model if seat == "teacher" else None) or upstream.model
-        tier = tier_asked(chat.teacher_options if seat == "teacher" else chat.options)
-        most = dearest(book, upstream, model, tier, tokens, limit or upstream.max_output)
+        options = chat.teacher_options if seat == "teacher" else chat.options
+        most = dearest(book, upstream, model, options, tokens, limit or upstream.max_output, moments)
         if most is None:
             return None
         total += Money(most.nano * count)
     return total
 
 
-def dearest(book: PriceBook, upstream: Upstream, model: str, tier: str | None, size: int, output: int) -> Money | None:
-    """The most that one call with `size` tokens in and `output` out can cost, in whichever tier; None: no price."""
+def dearest(
+    book: PriceBook,
+    upstream: Upstream,
+    model: str,
+    options: Mapping[str, Any],
+    size: int,
+    output: int,
+    moments: Sequence[float | None] = (None,),
+) -> Money | None:
+    """The most that one call with `size` tokens in and `output` out can cost at one of `moments`; None: no price.
+
+    In whichever tier: the default one, which a provider may fall back to, and the one that `options` ask for, or where
+    they leave it to the provider, any that there is a price of.
+    """
+    tier, left_open = tier_asked(options), options.get("service_tier") in (None, "auto")
     most = Money.ZERO
-    for each in {None, tier}:
-        price = book.price(model, provider=upstream.seller, tier=each, input_tokens=size)
-        if price is None:
-            return None
-        # Input that the provider writes to its cache may cost more than other input.
-        dearer = price.input is not None and price.cache_write is not None and price.cache_write > price.input
-        written = size if dearer else None
-        cost = price.cost(Usage(size, output, cache_write=written, seconds=upstream.max_seconds))
-        if cost is None:
-            return None
-        most = max(most, cost)
+    for moment in moments:
+        for each in (None, *((tier,) if tier is not None else UNASKED if left_open else ())):
+            price = book.price(model, provider=upstream.seller, tier=each, moment=moment, input_tokens=size)
+            if price is None and left_open and each is not None:
+                continue
+            if price is None:
+                return None
+            # Input that the provider writes to its cache may cost more than other input.
+            dearer = price.input is not None and price.cache_write is not None and price.cache_write > price.input
+            written = size if dearer else None
+            cost = price.cost(Usage(size, output, cache_write=written, seconds=upstream.max_seconds))
+            if cost is None:
+                return None
+            most = max(most, cost)
     return most
 
 

@@ -12,6 +12,9 @@ from pricing.usage import Usage
 
 PriceSource = Literal["config", "genai-prices", "litellm"]
 
+RATES = ("input", "cached", "cache_write", "output", "per_hour")
+"""The rates of a price, in the order in which they are shown."""
+
 MILLION = 1_000_000
 HOUR = 3600
 

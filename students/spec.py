@@ -165,7 +165,11 @@ class LlamaCppSpec(Spec):
     slots: int = Field(4, ge=1, description="Answers generated at once (continuous batching).")
     threads: int | None = Field(None, ge=1, description="None: one less than the machine's cores, at least one.")
     log: Path | None = Field(None, description="File for the server's own log; None: discarded.")
-    max_output: int = Field(4096, ge=1, description="As long as the context of a slot, at the most.")
+    max_output: int = Field(
+        default_factory=lambda known: int(known.get("context", 4096)),
+        ge=1,
+        description="As long as the context of a slot, unless it says less.",
+    )
     start_seconds: float = Field(60.0, gt=0)
     deadlines: Deadlines = Deadlines(first_token=120.0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -13,13 +15,18 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 from hypothesis import settings
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
 
+Children = Callable[..., "subprocess.Popen[str]"]
+Together = Callable[..., "list[subprocess.Popen[str]]"]
 
 Postgres = Callable[[], str]
 """Makes a new, empty database on a real PostgreSQL server; returns its SQLAlchemy URL."""
@@ -43,6 +50,57 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     yield database
     for server in servers:
         server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
+    """The URL of a new, empty database: of a file, and of a real PostgreSQL server."""
+    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
+
+
+@pytest.fixture
+def child() -> Iterator[Children]:
+    """`child(code, *argv)`: a Python process with pipes; it is killed at the end of the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *argv: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-u", "-c", code, *argv]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def together(child: Children) -> Together:
+    """`together(count, code, *argv)`: children that say "ready", and go on by a line once all of them are."""
+
+    def start(count: int, code: str, *argv: str) -> list[subprocess.Popen[str]]:
+        children = [child(code, *argv) for _ in range(count)]
+        for each in children:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in children:
+            assert each.stdin is not None
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        return children
+
+    return start
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    """What is logged during the test, at any level."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    with capture_logs() as seen:
+        yield seen
+    structlog.configure(**before)
 
 
 @pytest.fixture

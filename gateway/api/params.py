@@ -44,6 +44,11 @@ class Parameter:
     idle_words: str = ""
 
 
+OTHER_LIMITS = ("n_predict", "num_predict", "max_new_tokens", "max_length", "best_of", "n_cmpl")
+"""How llama.cpp, Ollama, TGI, transformers and vLLM spell limits of their own. They would reach the model as unknown
+fields do, and there overrule the one that is booked and bounded."""
+
+
 def _table() -> Iterable[Parameter]:
     p = Parameter
     yield p("model", "gateway", "Names the route; the answer echoes it.", checks.text(256))
@@ -156,6 +161,10 @@ def _table() -> Iterable[Parameter]:
         "refused",
         "The provider would judge the teacher's words only, so the promise could not be kept for the student's.",
     )
+    for name in OTHER_LIMITS:
+        yield p(
+            name, "refused", "Another server's word for what `max_tokens` or `n` limits; it may overrule them there."
+        )
 
 
 PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _table()}

@@ -24,6 +24,7 @@ from gateway.upstreams import check_keyless
 from pricing import tokens
 from pricing.book import PriceBook
 from pricing.litellm_map import installed
+from pricing.price import RATES
 from students.build import MissingKey, build
 from students.engine import Ability, Engine
 from students.errors import EngineError, Refused
@@ -59,40 +60,6 @@ async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> li
         *_ledger(config),
         *await _shared(config, environ),
     ]
-
-
-async def _shared(config: Config, environ: Mapping[str, str]) -> list[Finding]:
-    """Whether the Redis that replicas share is there, and keeps what it is told."""
-    try:
-        url = redis_url(config, environ)
-    except ConfigError as error:
-        return [Finding("fail", "shared", str(error), "set it, or leave redis_url_env out")]
-    if url is None:
-        return []
-    from gateway.shared.link import FAULTS, Link
-
-    try:
-        link = Link(url)
-    except ConfigError as error:
-        return [Finding("fail", "shared", str(error), f"look at {config.shared.redis_url_env}")]
-    try:
-        await link.look()
-        if link.away:
-            says = "Redis cannot be reached or written to"
-            refuses = config.shared.when_away == "refuse"
-            mend = (
-                "callers with limits or budgets are answered 503" if refuses else "limits are counted by each process"
-            )
-            return [Finding("fail" if refuses else "warn", "shared", says, mend)]
-        doubts = await link.doubts()
-    except FAULTS as error:
-        return [Finding("warn", "shared", f"Redis did not tell its settings: {type(error).__name__}")]
-    finally:
-        await link.aclose()
-    if doubts:
-        mend = "set appendonly yes and maxmemory-policy noeviction"
-        return [Finding("warn", "shared", f"Redis may forget what was spent: {', '.join(doubts)}", mend)]
-    return [Finding("ok", "shared", "Redis is there, and keeps what it is told")]
 
 
 class Seat:
@@ -245,7 +212,7 @@ def _prices(config: Config) -> Iterator[Finding]:
             says = "no source has a price: its calls are counted as unpriced, and nothing is said to be saved by them"
             yield Finding("warn", f"price of {model}", says, prices.mend(model))
             continue
-        rates = {name: getattr(price, name) for name in prices.RATES}
+        rates = {name: getattr(price, name) for name in RATES}
         told = ", ".join(f"{name.replace('_', ' ')} {rate}" for name, rate in rates.items() if rate is not None)
         yield Finding("ok", f"price of {model}", f"{told} ({price.row})")
     if installed() is None:
@@ -275,3 +242,37 @@ def _ledger(config: Config) -> Iterator[Finding]:
         yield Finding("fail", "ledger", str(error), "set ledger.url to a database that can be written to")
     else:
         yield Finding("ok", "ledger", says)
+
+
+async def _shared(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    """Whether the Redis that replicas share is there, and keeps what it is told."""
+    try:
+        url = redis_url(config, environ)
+    except ConfigError as error:
+        return [Finding("fail", "shared", str(error), "set it, or leave redis_url_env out")]
+    if url is None:
+        return []
+    from gateway.shared.link import FAULTS, Link
+
+    try:
+        link = Link(url)
+    except ConfigError as error:
+        return [Finding("fail", "shared", str(error), f"look at {config.shared.redis_url_env}")]
+    try:
+        await link.look()
+        if link.away:
+            says = "Redis cannot be reached or written to"
+            refuses = config.shared.when_away == "refuse"
+            mend = (
+                "callers with limits or budgets are answered 503" if refuses else "limits are counted by each process"
+            )
+            return [Finding("fail" if refuses else "warn", "shared", says, mend)]
+        doubts = await link.doubts()
+    except FAULTS as error:
+        return [Finding("warn", "shared", f"Redis did not tell its settings: {type(error).__name__}")]
+    finally:
+        await link.aclose()
+    if doubts:
+        mend = "set appendonly yes and maxmemory-policy noeviction"
+        return [Finding("warn", "shared", f"Redis may forget what was spent: {', '.join(doubts)}", mend)]
+    return [Finding("ok", "shared", "Redis is there, and keeps what it is told")]

@@ -16,6 +16,8 @@ KeyEnv = Annotated[
     str | None,
     typer.Option("--key-env", metavar="NAME", help="Environment variable with the key that the gateway wants."),
 ]
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From this date or time on (UTC).")]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to this date or time, not included.")]
 
 
 class Trouble(Exception):
@@ -38,6 +40,16 @@ class Commands(TyperGroup):
         except GatewayError as error:
             typer.echo(f"gkt: {error}", err=True)
             raise typer.Exit(2) from error
+
+
+def moment(option: str, text: str | None) -> float | None:
+    """The date or time (UTC) that `option` says, as seconds since the epoch. Raises `typer.BadParameter`."""
+    from gateway.api.admin import instant
+
+    try:
+        return None if text is None else instant(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def changed(config: Config, *, host: str | None = None, port: int | None = None, ledger: str | None = None) -> Config:

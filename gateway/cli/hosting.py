@@ -26,7 +26,6 @@ from gateway.pipeline import Gateway
 SETTLING = 5.0
 """Seconds that answers get to be booked after they were cut off at the end of the drain."""
 
-
 log = structlog.get_logger(__name__)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli import show
-from gateway.cli.group import ConfigFile, Trouble
+from gateway.cli.group import ConfigFile, Trouble, moment
 from gateway.config import Config
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def create(
             models=_some(model),
             strategies=_some(strategy),
             overrides=() if no_overrides else _some(override),
-            expires_at=None if expires is None else _moment(expires),
+            expires_at=_expiry(expires),
             requests_per_minute=rpm,
             tokens_per_minute=tpm,
             concurrent=concurrent,
@@ -226,11 +226,6 @@ def _span(text: str) -> float | None:
     return None if found is None else int(found[1]) * UNITS[found[2]]
 
 
-def _moment(text: str) -> float:
-    from gateway.api.admin import instant
-
-    seconds = _span(text)
-    try:
-        return instant(text) if seconds is None else time.time() + seconds
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--expires") from error
+def _expiry(text: str | None) -> float | None:
+    seconds = None if text is None else _span(text)
+    return moment("--expires", text) if seconds is None else time.time() + seconds

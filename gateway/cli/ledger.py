@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gateway.cli.group import Commands, ConfigFile, Trouble
+from gateway.cli.group import Commands, ConfigFile, Since, Trouble, Until, moment
 from gateway.config import Config
 from gateway.ledger import upkeep
 from gateway.ledger.entry import Query
@@ -73,8 +73,8 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Written when it is whole; replaced if it is there.")],
     form: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Parquet needs pyarrow.")] = "csv",
     rows: Annotated[Literal["requests", "calls"], typer.Option(help="What a row is.")] = "requests",
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this date or time on (UTC).")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to this date or time, not included.")] = None,
+    since: Since = None,
+    until: Until = None,
     config: ConfigFile = None,
 ) -> None:
     """Write settled requests, or their calls, to a file, oldest first.
@@ -84,7 +84,7 @@ def export(
     """
     from gateway.ledger.export import export as written
 
-    query = Query(_moment("--since", since), _moment("--until", until))
+    query = Query(moment("--since", since), moment("--until", until))
     count = written(Config.load(config).ledger.url, file, form, rows, query)
     typer.echo(f"{count:,} {rows} written to {file}")
 
@@ -113,7 +113,7 @@ def reprice(
             return None  # who sold it is not known any more
         return book.price(model, provider=sellers[upstream], tier=tier, moment=moment, input_tokens=tokens)
 
-    query = Query(_moment("--from", since), _moment("--to", until))
+    query = Query(moment("--from", since), moment("--to", until))
     done = priced(settings.ledger.url, quote, query, time.time(), dry_run=dry_run)
     corrected = "would be corrected" if dry_run else "corrected"
     typer.echo(f"{done.changed:,} of {done.requests:,} requests {corrected}, {done.calls:,} calls: {done.difference}")
@@ -164,7 +164,7 @@ def _differ(kept: Mapping[str, int], should: Mapping[str, int], name: str) -> bo
 
 
 def _limit(before: str | None, older_than: str | None) -> float:
-    if older_than is None and (limit := _moment("--before", before)) is not None:
+    if older_than is None and (limit := moment("--before", before)) is not None:
         return limit
     if before is not None or older_than is None:
         raise typer.BadParameter("say either --before or --older-than")
@@ -172,14 +172,3 @@ def _limit(before: str | None, older_than: str | None) -> float:
     if age is None:
         raise typer.BadParameter("expected days or weeks: 90d, 12w", param_hint="--older-than")
     return time.time() - int(age[1]) * (7 if age[2] == "w" else 1) * 86_400
-
-
-def _moment(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    from gateway.api.admin import instant
-
-    try:
-        return instant(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error

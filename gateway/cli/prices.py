@@ -18,9 +18,7 @@ from pricing.configured import Configured
 from pricing.genai import GenaiPrices
 from pricing.listing import Catalog
 from pricing.litellm_map import LitellmMap, installed
-from pricing.price import Price
-
-RATES = ("input", "cached", "cache_write", "output", "per_hour")
+from pricing.price import RATES, Price
 
 
 def prices(

@@ -12,15 +12,15 @@ import typer
 
 from gateway.chat import StrategyName
 from gateway.cli import show
-from gateway.cli.group import ConfigFile, KeyEnv
+from gateway.cli.group import ConfigFile, KeyEnv, Since, Until, moment
 from gateway.config import Config
 from gateway.ledger.entry import Query, SavingsRow
 from pricing.money import Money
 
 
 def savings(
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this date or time on (UTC).")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to this date or time, not included.")] = None,
+    since: Since = None,
+    until: Until = None,
     by: Annotated[
         Literal["day", "model", "strategy", "caller", "hour"] | None, typer.Option(help="A line each.")
     ] = None,
@@ -36,7 +36,7 @@ def savings(
     Reads the ledger's database (ledger.url of the configuration), or asks a running gateway with --url. Sums are
     exact. See docs/savings.md for what each line means.
     """
-    query = Query(_moment("--since", since), _moment("--until", until), model, strategy, by)
+    query = Query(moment("--since", since), moment("--until", until), model, strategy, by)
 
     def rows(asked: Query) -> list[SavingsRow]:
         if url is not None:
@@ -79,17 +79,6 @@ def _parsed(value: Any) -> Any:
     if "nano_usd" in value:
         return Money(value["nano_usd"])
     return {name: _parsed(item) for name, item in value.items()}
-
-
-def _moment(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    from gateway.api.admin import instant
-
-    try:
-        return instant(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _title(since: str | None, until: str | None, model: str | None, strategy: str | None) -> str:

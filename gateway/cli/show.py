@@ -237,9 +237,7 @@ def groups(out: Console, rows: list[SavingsRow], by: str) -> None:
     table.add_column(by, overflow="fold")
     measured = ["measurement"] if any(row.shadows for row in rows) else []
     told = ["guidance", "answer", "fallback", *measured]
-    for name in ("requests", *told, "teacher alone", "saved", "all-in", "paper's"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("wasted", "unpriced", "notional"):
+    for name in ("requests", *told, "teacher alone", "saved", "all-in", "paper's", "wasted", "unpriced", "notional"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         stages = [str(row.spent_by_stage.get(stage, Money.ZERO)) for stage in told]

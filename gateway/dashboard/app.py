@@ -133,7 +133,6 @@ class Dashboard:
             "standing": standing,
             "base_url": str(request.base_url).rstrip("/"),
             "path": path,
-            "said": dict(request.query_params),
             **context,
         }
         text = await asyncio.to_thread(self._templates.get_template(template).render, told)

@@ -174,7 +174,7 @@ def split(row: SavingsRow) -> Figure:
     return Figure("split", "Where the money went", told, data, layout, 240)
 
 
-def groups(id: str, title: str, rows: Sequence[SavingsRow], called: Mapping[str, str] | None = None) -> Figure:  # noqa: A002 - it is the chart's id
+def groups(name: str, title: str, rows: Sequence[SavingsRow], called: Mapping[str, str] | None = None) -> Figure:
     """What each group spent beside what the teacher alone would have cost, the dearest first.
 
     `called`: what to call a group instead of its own name.
@@ -201,7 +201,7 @@ def groups(id: str, title: str, rows: Sequence[SavingsRow], called: Mapping[str,
     rest = len(ordered) - len(said)
     more = f"; and {rest:,} more" if rest > 0 else ""
     height = 110 + 46 * max(2, len(shown))
-    return Figure(id, title, f"Most spent: {', '.join(said)}{more}.", data, layout, height)
+    return Figure(name, title, f"Most spent: {', '.join(said)}{more}.", data, layout, height)
 
 
 def _bars(name: str, names: Sequence[str], amounts: Sequence[Money | None], colour: str) -> dict[str, Any]:

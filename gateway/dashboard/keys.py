@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from gateway.allowance import Allowance
 from gateway.chat import Caller
-from gateway.dashboard import PATH
 from gateway.dashboard.figures import Figure, groups
 from gateway.dashboard.page import Page
-from gateway.dashboard.period import Period, address, parse
-from gateway.dashboard.tables import SUMS, Column, Table, sums
+from gateway.dashboard.period import Period, parse
+from gateway.dashboard.requests import behind
+from gateway.dashboard.tables import SUMS, Column, Table, dearest, sums
 from gateway.errors import Busy
 from gateway.keys.key import Key
 from gateway.ledger.entry import Query, SavingsRow
@@ -112,10 +112,9 @@ async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping
 def table(rows: Sequence[SavingsRow], held: Sequence[Key], period: Period, now: float) -> Table:
     """One row a key, the dearest first; of keys from the environment nothing but their id is known."""
     known = {key.id: key for key in held}
-    dearest = sorted(rows, key=lambda row: (-row.spent.nano, -row.requests, row.group))
-    links = [address(f"{PATH}/requests", period.fields, {"caller": row.group}) for row in dearest]
-    lines = [[row.group, *_told(known.get(row.group), now), *sums(row)] for row in dearest]
-    return Table("keys", "Keys by what they spent", COLUMNS, lines, links)
+    ordered = dearest(rows)
+    lines = [[row.group, *_told(known.get(row.group), now), *sums(row)] for row in ordered]
+    return Table("keys", "Keys by what they spent", COLUMNS, lines, behind(ordered, "caller", period))
 
 
 def chart(rows: Sequence[SavingsRow], held: Sequence[Key]) -> Figure:

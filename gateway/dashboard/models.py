@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-from gateway.dashboard import machines
+from gateway.dashboard import machines, prices
 from gateway.dashboard.machines import Use
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import parse
@@ -37,13 +37,7 @@ COLUMNS = (
     Column("tokens_per_second", "Speed", "rate"),
     Column("first_token_median_s", "First word, median", "seconds"),
     Column("first_token_p95_s", "First word, 95 %", "seconds"),
-    Column("price_source", "Price source"),
-    Column("price_row", "Price row"),
-    Column("input_usd_per_million", "Input", "money"),
-    Column("cached_usd_per_million", "Cached", "money"),
-    Column("cache_write_usd_per_million", "Cache write", "money"),
-    Column("output_usd_per_million", "Output", "money"),
-    Column("usd_per_hour", "Per hour", "money"),
+    *prices.COLUMNS,
     *machines.COLUMNS,
 )
 
@@ -80,14 +74,12 @@ class Card:
     @property
     def row(self) -> list[Any]:
         """In the order of `COLUMNS`."""
-        at, speed, price = self.upstream, self.speed, self.price
-        rates = [getattr(price, name, None) for name in ("input", "cached", "cache_write", "output", "per_hour")]
+        at, speed = self.upstream, self.speed
         counts = [speed.calls, speed.failed, speed.cut, speed.output, speed.spent]
         times = [speed.rate, speed.first_median, speed.first_p95]
         names = [at.name, at.model, self.state, at.stand_in, ", ".join(self.abilities)]
         machine = self.use.row if self.use else [None] * len(machines.COLUMNS)
-        told = [price.source, price.row] if price else [None, None]
-        return [*names, *counts, *times, *told, *rates, *machine]
+        return [*names, *counts, *times, *prices.cells(self.price), *machine]
 
 
 async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:

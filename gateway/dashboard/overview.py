@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gateway.dashboard import PATH, figures, keys, tables, tags
+from gateway.dashboard import figures, keys, tables, tags
 from gateway.dashboard.page import Page
-from gateway.dashboard.period import Period, address, buckets, moment, parse
-from gateway.dashboard.tables import Column, Table, by_group
+from gateway.dashboard.period import Period, buckets, moment, parse
+from gateway.dashboard.requests import behind
+from gateway.dashboard.tables import Column, Table, by_group, dearest
 from gateway.ledger.entry import Query, SavingsRow
 from gateway.pipeline import Gateway
 from pricing.money import Money
@@ -31,7 +32,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     by_time, *groups = await asyncio.gather(
         *(ask(replace(asked, by=name)) for name in (period.step, "strategy", "model", "caller"))
     )
-    by_strategy, by_model, by_caller = map(_dearest, groups)
+    by_strategy, by_model, by_caller = map(dearest, groups)
     whole = tags.merged(by_strategy)
     held = await gateway.keys.all()
     tagged = any(key.tags for key in held)
@@ -46,14 +47,14 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
             "By strategy",
             by_strategy,
             Column("strategy", "Strategy"),
-            _links(by_strategy, "strategy", period),
+            behind(by_strategy, "strategy", period),
         ),
         "models": by_group(
             "models",
             "By the model that was asked for",
             by_model,
             Column("model", "Model", "code"),
-            _links(by_model, "model", period),
+            behind(by_model, "model", period),
         ),
         "keys": keys.table(by_caller, held, period, now),
         "tags": tags.table(by_tag),
@@ -94,14 +95,13 @@ def saved_range(row: SavingsRow) -> tuple[Money, Money] | None:
 
 def split(row: SavingsRow) -> Table:
     """Spending by stage, and what of it was wasted."""
-    parts = [(stage, amount) for stage, amount in row.spent_by_stage.items()]
-    parts.append(("guidance that was wasted (part of guidance)", row.wasted_spent))
-    share = row.spent.nano
+    parts = [*row.spent_by_stage.items(), ("guidance that was wasted (part of guidance)", row.wasted_spent)]
+    total = row.spent.nano
     return Table(
         "split",
         "Where the money went",
         (Column("stage", "Stage"), Column("spent_usd", "Spent", "money"), Column("share", "Share", "percent")),
-        [[name, amount, amount.nano / share if share else None] for name, amount in parts],
+        [[name, amount, amount.nano / total if total else None] for name, amount in parts],
     )
 
 
@@ -118,15 +118,6 @@ def methods(row: SavingsRow) -> Table:
         ),
         [[name, amount, amount.nano / total if total else None] for name, amount in row.baseline_by_method.items()],
     )
-
-
-def _dearest(rows: Sequence[SavingsRow]) -> list[SavingsRow]:
-    return sorted(rows, key=lambda row: (-row.spent.nano, -row.requests, row.group))
-
-
-def _links(rows: Sequence[SavingsRow], name: str, period: Period) -> list[str]:
-    """Where the requests behind each row are."""
-    return [address(f"{PATH}/requests", period.fields, {name: row.group}) for row in rows]
 
 
 def _column(period: Period) -> Column:

@@ -9,13 +9,13 @@ from typing import Any, get_args
 from urllib.parse import quote
 
 from gateway.chat import Outcome, StrategyName
-from gateway.dashboard import PATH
+from gateway.dashboard import PATH, prices
 from gateway.dashboard.page import Page
-from gateway.dashboard.period import address, parse
+from gateway.dashboard.period import Period, address, parse
 from gateway.dashboard.tables import Column, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest, NotFound
-from gateway.ledger.entry import Query
+from gateway.ledger.entry import Query, SavingsRow
 from gateway.pipeline import Gateway
 from pricing.money import Money
 
@@ -68,13 +68,7 @@ CALLS = (
     Column("total_s", "Total", "seconds"),
     Column("finish", "End"),
     Column("error", "Error"),
-    Column("price_source", "Price source"),
-    Column("price_row", "Price row"),
-    Column("input_usd_per_million", "Input", "money"),
-    Column("cached_usd_per_million", "Cached", "money"),
-    Column("cache_write_usd_per_million", "Cache write", "money"),
-    Column("output_usd_per_million", "Output", "money"),
-    Column("usd_per_hour", "Per hour", "money"),
+    *prices.COLUMNS,
 )
 
 
@@ -125,11 +119,15 @@ async def one(gateway: Gateway, request_id: str) -> Page:
         "saved": saved(entry),
         "saved_share": share(entry),
         "timeline": timeline(entry),
-        "prices": [call["price"] for call in entry["calls"]],
         "stores_text": gateway.config.ledger.store_text,
         "csv": address(f"{LIST}/{quote(request_id, safe='')}", {"format": "csv", "table": "calls"}),
     }
     return Page("request.html", f"Request {request_id}", context, {"calls": table})
+
+
+def behind(rows: Sequence[SavingsRow], name: str, period: Period) -> list[str]:
+    """Where the requests behind each row are; `name` is the filter that finds them."""
+    return [address(LIST, period.fields, {name: row.group}) for row in rows]
 
 
 def listed(entry: Mapping[str, Any]) -> list[Any]:
@@ -146,13 +144,11 @@ def listed(entry: Mapping[str, Any]) -> list[Any]:
 def stage(call: Mapping[str, Any]) -> list[Any]:
     """A call in the order of `CALLS`."""
     usage = call["usage"] or {}
-    price = call["price"] or {}
     counts = [usage.get(name) for name in ("input", "cached", "cache_write", "output", "reasoning", "source")]
-    rates = [_money(price.get(name)) for name in ("input", "cached", "cache_write", "output", "per_hour")]
     names = [call[name] for name in ("stage", "seat", "upstream", "model", "stand_in")]
     times = [call["first_token"], call["duration"]]
     end = [call["finish"], "cut" if call["cut"] and not call["error"] else call["error"]]
-    return [*names, *counts, _money(call["amount"]), *times, *end, price.get("source"), price.get("row"), *rates]
+    return [*names, *counts, _money(call["amount"]), *times, *end, *prices.cells(prices.recorded(call["price"]))]
 
 
 def saved(entry: Mapping[str, Any]) -> Money | None:

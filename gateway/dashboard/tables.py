@@ -126,6 +126,11 @@ def sums(row: SavingsRow) -> list[Any]:
     return [row.requests, row.spent, *stages, *compared, *baseline, *saved, *rest]
 
 
+def dearest(rows: Sequence[SavingsRow]) -> list[SavingsRow]:
+    """The rows by what was spent, the most first."""
+    return sorted(rows, key=lambda row: (-row.spent.nano, -row.requests, row.group))
+
+
 def by_group(name: str, caption: str, rows: Sequence[SavingsRow], column: Column, links: Sequence[str] = ()) -> Table:
     """One row a group with all its sums, the group in `column`."""
     whole = [[row.group, *sums(row)] for row in rows]

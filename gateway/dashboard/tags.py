@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from gateway.dashboard.tables import Column, Table, by_group
+from gateway.dashboard.tables import Column, Table, by_group, dearest
 from gateway.keys.key import Key
 from gateway.ledger.entry import SavingsRow
 from gateway.ledger.savings import ALL, nothing
@@ -27,8 +27,7 @@ def by_tag(callers: Sequence[SavingsRow], held: Sequence[Key]) -> list[SavingsRo
     for row in callers:
         for tag in tags.get(row.group) or (None,):
             groups.setdefault(tag, []).append(row)
-    rows = [merged(rows, NO_TAG if tag is None else tag) for tag, rows in groups.items()]
-    return sorted(rows, key=lambda row: (-row.spent.nano, -row.requests, row.group))
+    return dearest([merged(rows, NO_TAG if tag is None else tag) for tag, rows in groups.items()])
 
 
 def table(rows: Sequence[SavingsRow]) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from gateway.dashboard import PATH
 from gateway.dashboard.page import Page
-from gateway.dashboard.period import Period, address, parse
+from gateway.dashboard.period import Period, parse
+from gateway.dashboard.requests import behind
 from gateway.dashboard.tables import Column, Table
 from gateway.ledger.entry import Query, SavingsRow
 from gateway.pipeline import Gateway
@@ -43,8 +43,8 @@ def table(rows: Sequence[SavingsRow], period: Period) -> Table:
     makes a smaller share.
     """
     ordered = sorted(rows, key=lambda row: (row.share is None, row.share or 0.0, row.group))
-    links = [address(f"{PATH}/requests", period.fields, {"strategy": row.group}) for row in ordered]
-    return Table("arms", "What each strategy costs", COLUMNS, [_line(row) for row in ordered], links)
+    lines = [_line(row) for row in ordered]
+    return Table("arms", "What each strategy costs", COLUMNS, lines, behind(ordered, "strategy", period))
 
 
 def _line(row: SavingsRow) -> list[object]:

@@ -37,7 +37,7 @@ def money(amount: Money | int | None) -> Markup:
         return UNKNOWN
     exact = Money(amount) if isinstance(amount, int) else amount
     # Not `format`, which escapes and takes most of the time of a page with a thousand amounts: these are digits alone.
-    return Markup(f'<data class="money" value="{exact.plain}" title="exactly {exact}">{rounded(exact)}</data>')  # noqa: S704
+    return Markup(f'<data class="money" value="{exact.plain}" title="exactly {exact}">{rounded(exact)}</data>')  # noqa: S704 - digits
 
 
 def percent(share: float | None) -> Markup:

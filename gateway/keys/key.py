@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from gateway.allowance import Quota
+from gateway.allowance import NO_LIMITS, Allowance, Quota
 from gateway.chat import Caller, Overrides, StrategyName
+from pricing.money import Money
 from students.spec import Strict
 
 PREFIX = "gkt_"
@@ -95,8 +96,17 @@ class Key(Grant):
         return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
     @property
+    def understood(self) -> bool:
+        """False when another version, or a hand, has written limits or budgets that cannot be read here."""
+        try:
+            return (self.limits, self.allowances) is not None
+        except (ArithmeticError, AttributeError, TypeError, ValueError):
+            return False
+
+    @property
     def caller(self) -> Caller:
-        """Whom it lets in."""
+        """Whom it lets in. Limits and budgets that are not `understood` allow nothing, as a budget of $0 does."""
+        understood = self.understood
         return Caller(
             id=self.id,
             overrides=None if self.overrides is None else frozenset(self.overrides),
@@ -104,8 +114,8 @@ class Key(Grant):
             strategies=self.strategies,
             tags=self.tags,
             expires_at=self.expires_at,
-            limits=self.limits,
-            budgets=self.allowances,
+            limits=self.limits if understood else NO_LIMITS,
+            budgets=self.allowances if understood else (Allowance(Money.ZERO, "total"),),
         )
 
     def plain(self, now: float) -> dict[str, Any]:

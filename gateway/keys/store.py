@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 import orjson
+import structlog
 from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from gateway.allowance import BudgetSpec
@@ -17,6 +18,8 @@ from gateway.keys.key import HINT, Grant, Held, Key, Secret, digest, new_secret
 from gateway.ledger import reading
 from gateway.ledger.schema import key_secrets, keys
 from gateway.ledger.store import Store
+
+log = structlog.get_logger(__name__)
 
 LISTS = ("tags", "models", "strategies", "overrides", "budgets")
 """The columns that hold JSON."""
@@ -94,6 +97,9 @@ class KeyStore:
         """Every secret by its digest, those too that open nothing any more: their holders are told why."""
         with self._store.transaction() as connection:
             known = {key.id: key for key in _read(connection)}
+            for key in known.values():
+                if not key.understood:
+                    log.error("a key's limits or budgets cannot be read: it may spend nothing", key=key.id)
             found = connection.execute(select(key_secrets.c.digest, key_secrets.c.key_id, key_secrets.c.valid_until))
             callers = {key.id: key.caller for key in known.values()}
             return {
@@ -159,10 +165,16 @@ def _key(rows: Iterable[Row[Any]]) -> Key:
     fields: dict[str, Any] = {column.name: first[column.name] for column in keys.columns if column.name != "version"}
     fields |= {name: _parsed(fields[name]) for name in LISTS}
     if fields["budgets"] is not None:
-        fields["budgets"] = tuple(BudgetSpec.model_construct(None, **each) for each in fields["budgets"])
+        fields["budgets"] = tuple(map(_budget, fields["budgets"]))
     made = tuple(Secret(hint=row.hint, created_at=row.made, valid_until=row.valid_until) for row in all_rows)
     # As it was written, without checks: what another version has put there must not keep this one from its keys.
     return Key.model_construct(None, **fields, secrets=made)
+
+
+def _budget(said: Any) -> BudgetSpec:
+    known = said if isinstance(said, dict) else {}
+    fields: dict[str, Any] = {name: str(known.get(name)) for name in BudgetSpec.model_fields}
+    return BudgetSpec.model_construct(None, **fields)
 
 
 def _json(value: Any) -> str | None:

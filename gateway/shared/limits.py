@@ -11,6 +11,7 @@ be given back, it knows no requests at once, and its exact window keeps one list
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, floor
@@ -25,6 +26,9 @@ GRAIN = 1e-6
 PLACE_SECONDS = 1.0
 """When to try again for a place: nobody knows when a request ends."""
 
+GRACE_SECONDS = 1.0
+"""What leaks in this time is given back all the same: the clock of the bucket may be another machine's."""
+
 Kind = Literal["requests", "tokens", "concurrent"]
 
 
@@ -32,7 +36,8 @@ Kind = Literal["requests", "tokens", "concurrent"]
 class Taken:
     """What a request holds until it is given back. `headers` belong to its answer, also to a good one.
 
-    `id` names its place; `local`: it was granted while replicas could not agree; `over`: it was given back.
+    `at` is when it was taken, in seconds of a clock that never goes back. `id` names its place; `local`: it was granted
+    while replicas could not agree; `over`: it was given back.
     """
 
     subject: str
@@ -42,6 +47,18 @@ class Taken:
     headers: Mapping[str, str] = field(default_factory=dict)
     local: bool = False
     over: bool = False
+    at: float = field(default_factory=time.monotonic)
+
+    def correction(self, tokens: int | None, now: float) -> int:
+        """By how many tokens the bucket changes when the request turns out to have taken `tokens`; None: by none.
+
+        What has leaked since it was taken is no longer in the bucket, and cannot be given back.
+        """
+        limit = self.limits.tokens_per_minute
+        if tokens is None or limit is None:
+            return 0
+        leaked = max(0.0, now - self.at - GRACE_SECONDS) * limit / MINUTE
+        return max(tokens - self.tokens, -max(0, ceil(self.tokens - leaked)))
 
 
 class Limiter(Protocol):

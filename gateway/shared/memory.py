@@ -56,7 +56,7 @@ class MemoryLimiter:
         levels = _levels(known, limits, now, tokens)
         if levels.refused is not None:
             raise refusal(limits, levels, tokens)
-        taken = Taken(subject, limits, tokens, secrets.token_hex(8))
+        taken = Taken(subject, limits, tokens, secrets.token_hex(8), at=now)
         known.places.add(taken.id)
         per_minute, tokens_per_minute = limits.requests_per_minute, limits.tokens_per_minute
         levels = Levels(
@@ -74,8 +74,8 @@ class MemoryLimiter:
         known = self._subject(taken.subject, now)
         known.places.discard(taken.id)
         limit = taken.limits.tokens_per_minute
-        if tokens is not None and limit is not None:
-            known.tokens.add(now, limit, tokens - taken.tokens)
+        if limit is not None:
+            known.tokens.add(now, limit, taken.correction(tokens, now))
 
     def _subject(self, name: str, now: float) -> _Subject:
         known = self._subjects.get(name)

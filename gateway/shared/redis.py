@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import groupby
@@ -78,7 +79,7 @@ class RedisLimiter:
         taken.over = True
         self._held.pop(taken.id, None)
         limit = taken.limits.tokens_per_minute
-        change = 0 if tokens is None or limit is None else tokens - taken.tokens
+        change = taken.correction(tokens, time.monotonic())
         if change or taken.limits.concurrent is not None:
             try:
                 await self._link.run(GIVE, self._keys(taken.subject), [taken.id, change or "", _text(limit)])

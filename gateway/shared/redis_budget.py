@@ -64,6 +64,9 @@ class RedisBudget:
             self._untold[reservation.id] = (reservation, Money.ZERO)
             self._link.spawn(self._tell_later())
             raise
+        if full < 0:
+            log.error("the clock of this gateway is days behind that of redis: its budgets cannot be counted")
+            raise away()
         known = {when: int(nano) for when, nano in zip(limits, used, strict=True)}
         if full:
             when, allowance = list(limits.items())[full - 1]

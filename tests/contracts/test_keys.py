@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from structlog.typing import EventDict
 
+from gateway.allowance import Allowance
 from gateway.chat import Caller
 from gateway.errors import BadRequest, NotFound
 from gateway.keys.key import Grant, Key, Secret, digest
 from gateway.keys.store import LATEST, KeyStore, usable_at
 from gateway.ledger.schema import key_secrets, keys
 from gateway.ledger.store import Store
-from tests.conftest import Postgres
-
-# One line for each database: its URL, given a folder of its own and a real PostgreSQL server.
-DATABASES: dict[str, Callable[[Path, Postgres], str]] = {
-    "sqlite-file": lambda folder, server: f"sqlite:///{folder}/ledger.db",
-    "sqlite-memory": lambda folder, server: "sqlite://",
-    "postgresql": lambda folder, server: server(),
-}
+from pricing.money import Money
 
 NOON = 1_800_000_000.0
 WHOLE = Grant(
@@ -53,21 +48,16 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return DATABASES[request.param](tmp_path, postgres)
-
-
 @pytest.fixture
-def database(url: str) -> Iterator[Store]:
+def opened(url: str) -> Iterator[Store]:
     store = Store.open(url)
     yield store
     store.close()
 
 
 @pytest.fixture
-def store(database: Store, clock: Clock) -> KeyStore:
-    return KeyStore(database, clock)
+def store(opened: Store, clock: Clock) -> KeyStore:
+    return KeyStore(opened, clock)
 
 
 def opens(store: KeyStore, secret: str, now: float) -> str | None:
@@ -104,12 +94,12 @@ def test_what_is_not_limited_stays_so(store: KeyStore) -> None:
     assert store.held()[digest(secret)].caller == Caller(key.id)
 
 
-def test_a_secret_is_long_and_random_and_only_its_digest_is_kept(store: KeyStore, database: Store) -> None:
+def test_a_secret_is_long_and_random_and_only_its_digest_is_kept(store: KeyStore, opened: Store) -> None:
     made = [store.create(Grant(name="k")) for _ in range(3)]
     for _, secret in made:
         assert re.fullmatch(r"gkt_[A-Za-z0-9_-]{43}", secret)
     assert len({secret for _, secret in made}) == len({key.id for key, _ in made}) == 3
-    with database.transaction() as connection:
+    with opened.transaction() as connection:
         found = [
             str(value) for table in (keys, key_secrets) for row in connection.execute(select(table)) for value in row
         ]
@@ -236,12 +226,41 @@ def test_rotations_at_once_leave_one_secret(store: KeyStore, clock: Clock) -> No
     assert len(store.get(key.id).secrets) == 9
 
 
-def test_what_another_version_has_written_does_not_keep_the_rest_away(store: KeyStore, database: Store) -> None:
+def test_what_another_version_has_written_does_not_keep_the_rest_away(store: KeyStore, opened: Store) -> None:
     key, secret = store.create(Grant(name="k"))
-    with database.transaction(write=True) as connection:
+    with opened.transaction(write=True) as connection:
         connection.execute(update(keys).values(strategies='["cascade"]'))
     assert store.held()[digest(secret)].caller.strategies == ("cascade",)
     assert store.all()[0].id == key.id
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"requests_per_minute": 0},
+        {"concurrent": -1},
+        {"budgets": '[{"usd": "10"}]'},
+        {"budgets": '[{"usd": "abc", "per": "day"}]'},
+        {"budgets": '[{"usd": "1e12", "per": "day"}]'},
+        {"budgets": '[{"usd": "10", "per": "year"}]'},
+        {"budgets": "[7]"},
+    ],
+)
+def test_limits_that_cannot_be_read_allow_nothing_and_disturb_no_other_key(
+    store: KeyStore, opened: Store, written: dict[str, Any], logs: list[EventDict]
+) -> None:
+    odd, odd_secret = store.create(Grant(name="odd"))
+    other, secret = store.create(Grant(name="other"))
+    with opened.transaction(write=True) as connection:
+        connection.execute(update(keys).where(keys.c.id == odd.id).values(**written))
+    held = store.held()
+    assert [(each["key"], each["log_level"]) for each in logs] == [(odd.id, "error")]
+    assert held[digest(odd_secret)].caller.budgets == (Allowance(Money.ZERO, "total"),)
+    assert held[digest(secret)].caller.budgets is None
+    assert held[digest(secret)].caller.id == other.id
+    store.revoke(odd.id)
+    assert store.held()[digest(odd_secret)].refusal(NOON) == "This API key was revoked."
+    json.dumps([key.plain(NOON) for key in store.all()])
 
 
 def test_how_many_can_be_used_is_seen_from_outside(store: KeyStore, url: str, clock: Clock) -> None:
@@ -255,12 +274,12 @@ def test_how_many_can_be_used_is_seen_from_outside(store: KeyStore, url: str, cl
     assert usable_at(url, NOON + 10) == 0
 
 
-def test_keys_do_not_disturb_the_accounts(database: Store, store: KeyStore) -> None:
+def test_keys_do_not_disturb_the_accounts(opened: Store, store: KeyStore) -> None:
     key, _ = store.create(Grant(name="k"))
-    run = database.join(NOON)
+    run = opened.join(NOON)
     store.rotate(key.id)
-    database.leave(run, NOON)
-    with database.transaction() as connection:
+    opened.leave(run, NOON)
+    with opened.transaction() as connection:
         assert connection.scalar(select(func.count()).select_from(key_secrets)) == 2
 
 

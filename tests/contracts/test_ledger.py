@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
 from alembic import command
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sqlalchemy import create_engine, delete, func, insert, inspect, select, update
 
-from gateway.chat import Call, Outcome, Seat, Stage, StrategyName
 from gateway.errors import BadRequest, Busy
-from gateway.ledger import migrate, rollup, rows, upkeep
-from gateway.ledger.entry import Entry, Ledger, Query, SavingsRow
-from gateway.ledger.rows import day_of
+from gateway.ledger import migrate, rollup, rows
+from gateway.ledger.entry import Ledger, Query, SavingsRow
 from gateway.ledger.schema import entries, rollups, runs
 from gateway.ledger.sql import SqlLedger
 from gateway.ledger.store import Store
-from pricing.baseline import Baseline, Method
-from pricing.bill import Line
-from pricing.book import Price
+from pricing.baseline import Baseline
 from pricing.money import Money
-from pricing.usage import Usage
-from tests.conftest import Postgres
+from tests.contracts.entries import DAY, NOON, billed, call, entry, pair
 
 pytestmark = pytest.mark.anyio
-
-# One line for each database: its URL, given a folder of its own and a real PostgreSQL server.
-DATABASES: dict[str, Callable[[Path, Postgres], str]] = {
-    "sqlite-file": lambda folder, server: f"sqlite:///{folder}/made/on/opening/ledger.db",
-    "sqlite-memory": lambda folder, server: "sqlite://",
-    "postgresql": lambda folder, server: server(),
-}
-
-NOON = 1_800_000_000.0
-DAY = 86_400.0
-PRICE = Price("gpt-6-sol", "config", input=Money.usd(2), output=Money.usd(10), row="gpt-6-sol: 2/10")
-
-
-@pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return DATABASES[request.param](tmp_path, postgres)
 
 
 @pytest.fixture
@@ -54,39 +28,6 @@ async def ledger(url: str, tmp_path: Path) -> AsyncIterator[SqlLedger]:
     made = await SqlLedger.open(url, spool=tmp_path)
     yield made
     await made.aclose()
-
-
-def call(request_id: str, number: int = 1, stage: Stage = "guidance", seat: Seat = "teacher") -> Call:
-    return Call(f"call-{number}", request_id, stage, seat, "openai", "gpt-6-sol", None, NOON + number, Money(900))
-
-
-def billed(of: Call, amount: int | None, *, notional: bool = False) -> Call:
-    of.usage = Usage(312, 40, cached=256, reasoning=0, seconds=0.25, source="counted")
-    money = None if amount is None else Money(amount)
-    of.line = Line(of.stage, of.model, of.usage, PRICE if money else None, money, notional)
-    return of
-
-
-def entry(request_id: str, calls: Sequence[Call], **rest: Any) -> Entry:
-    told: dict[str, Any] = {
-        "at": NOON,
-        "model": "gpt-6-sol",
-        "route": "*",
-        "strategy": "cut-off",
-        "why": "route *",
-        "caller": "alice",
-        "outcome": "ok",
-        "stream": True,
-        "baseline": None,
-    }
-    return Entry(request_id, calls=calls, **{**told, **rest})
-
-
-def pair(request_id: str, guidance: int | None = 1_024, answer: int | None = 31) -> list[Call]:
-    return [
-        billed(call(request_id, 1), guidance),
-        billed(call(request_id, 2, "answer", "student"), answer),
-    ]
 
 
 async def test_is_a_ledger(ledger: Ledger) -> None:
@@ -389,8 +330,8 @@ async def test_rollups_are_kept_through_crash_and_correction(url: str, tmp_path:
     base = Baseline("same_length", Money(1_000), Money(2_000), Money(3_000), 100)
     now = NOON
     ledger = await SqlLedger.open(url, spool=tmp_path, clock=lambda: now, heartbeat=3_600)
-    store = ledger._store
-    with store._begin(write=True) as connection:
+    store = ledger.store
+    with store.transaction(write=True) as connection:
         connection.execute(update(runs).values(host="elsewhere"))
     for n in range(4):
         await ledger.intend(call(f"r{n}", 1))
@@ -400,12 +341,12 @@ async def test_rollups_are_kept_through_crash_and_correction(url: str, tmp_path:
     await ledger.settle(entry("new", pair("new"), baseline=base))
     now += 10_000  # the heart of that process has stopped for everyone else
     other = store.join(now)
-    with store._begin(write=True) as connection:
+    with store.transaction(write=True) as connection:
         connection.execute(update(runs).where(runs.c.id != other).values(heartbeat=0.0, ended=None))
     assert store.recover(other, now) == 6
     [row] = await ledger.savings()
     assert (row.outcomes, row.bound) == ({"ok": 3, "recovered": 2}, Money(6 * 900))
-    with store._begin() as connection:
+    with store.transaction() as connection:
         assert rollup.differences(connection) == []
     # It was only slow: the truth takes the place of the guess, among new entries and some that are known already.
     late = [entry(f"r{n}", pair(f"r{n}"), baseline=base, at=NOON + DAY, caller="bob") for n in (0, 2, 3)]
@@ -415,7 +356,7 @@ async def test_rollups_are_kept_through_crash_and_correction(url: str, tmp_path:
         ("alice", 4, {"ok": 4}),
         ("bob", 2, {"ok": 2}),
     ]
-    with store._begin(write=True) as connection:
+    with store.transaction(write=True) as connection:
         assert rollup.differences(connection) == []
         connection.execute(update(rollups).where(rollups.c.requests > 0).values(spent=rollups.c.spent + 1))
         wrong = rollup.differences(connection)
@@ -455,208 +396,6 @@ async def test_an_older_database_gets_its_rollups(url: str) -> None:
         assert rollup.differences(connection) == []
         assert connection.scalar(select(func.sum(rollups.c.requests)).where(rollups.c.level == 3)) == 40
     old.dispose()
-
-
-# --- The sums are those of plain Python over the same entries, to the nano-dollar.
-
-nanos = st.integers(-(10**15), 10**15)
-maybe_nanos = st.none() | nanos.map(Money)
-maybe_tokens = st.none() | st.integers(0, 10**9)
-
-
-# Around the limits of hours and days, and a little beside them.
-moments = st.builds(
-    lambda hours, beside: NOON + hours * 3_600 + beside,
-    st.integers(-60, 60) | st.integers(-2_000, 2_000),
-    st.sampled_from([0.0, 0.25, 1_800.0, -2e-6]),
-)
-
-
-@st.composite
-def told(draw: st.DrawFn, request_id: str) -> Entry:
-    shadow_of = draw(st.none() | st.just("of another"))
-    calls = []
-    for number in range(draw(st.integers(0, 4))):
-        made = call(request_id, number, draw(st.sampled_from(get_args(Stage))), draw(st.sampled_from(get_args(Seat))))
-        if draw(st.booleans()):
-            amount, notional, bound = draw(maybe_nanos), draw(st.booleans()), draw(st.booleans())
-            made.line = Line(made.stage, made.model, Usage(), None, amount, notional, bound)
-        calls.append(made)
-    baselines = st.builds(
-        Baseline, st.sampled_from(get_args(Method)), maybe_nanos, maybe_nanos, maybe_nanos, maybe_tokens
-    )
-    return entry(
-        request_id,
-        calls,
-        at=draw(moments),
-        model=draw(st.sampled_from(["a", "B", "ä", ""])),
-        strategy=draw(st.sampled_from(get_args(StrategyName))),
-        caller=draw(st.sampled_from(["x", "y"])),
-        outcome=draw(st.sampled_from(get_args(Outcome))),
-        wasted=draw(st.none() | st.sampled_from(["empty", "torn"])),
-        teacher_tokens=draw(maybe_tokens),
-        baseline=None if shadow_of else draw(st.none() | baselines),
-        shadow_of=shadow_of,
-    )
-
-
-def at_stage(wanted: str) -> Callable[[Entry, str, Line], bool]:
-    return lambda e, stage, line: stage == wanted
-
-
-def outcomes(of: Iterable[Entry]) -> dict[str, int]:
-    return dict(sorted(Counter(each.outcome for each in of).items()))
-
-
-def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
-    """The sums as entry.py's docstring tells them, the slow way."""
-    lines = [(entry, made.stage, made.line) for entry in of for made in entry.calls if made.line and made.line.amount]
-
-    def total(which: Callable[[Entry, str, Line], bool]) -> Money:
-        return Money.total(line.amount for entry, stage, line in lines if line.amount and which(entry, stage, line))
-
-    pairs = [(e.spent, e.baseline) for e in of if e.spent is not None and e.baseline and e.baseline.likely is not None]
-    likely = [base.likely for _, base in pairs if base.likely is not None]
-    low = [base.low for _, base in pairs if base.low is not None]
-    high = [base.high for _, base in pairs if base.high is not None]
-    spent = Money.total(amount for amount, _ in pairs)
-    counts = [
-        (e.teacher_tokens, e.baseline.output_tokens)
-        for e in of
-        if e.teacher_tokens is not None and e.baseline and e.baseline.output_tokens is not None
-    ]
-    teacher, alone = sum(t for t, _ in counts), sum(b for _, b in counts)
-    return SavingsRow(
-        group=group,
-        requests=sum(e.shadow_of is None for e in of),
-        outcomes=outcomes(e for e in of if e.shadow_of is None),
-        shadows=outcomes(e for e in of if e.shadow_of is not None),
-        shadows_unpriced=sum(e.spent is None and e.shadow_of is not None for e in of),
-        spent=total(lambda e, stage, line: True),
-        spent_by_stage={wanted: total(at_stage(wanted)) for wanted in get_args(Stage)},
-        baseline_by_method={
-            method: Money.total(base.likely for _, base in pairs if base.method == method and base.likely is not None)
-            for method in get_args(Method)
-            if any(base.method == method for _, base in pairs)
-        },
-        baseline_low=Money.total(low) if pairs and len(low) == len(pairs) else None,
-        baseline=Money.total(likely) if pairs else None,
-        baseline_high=Money.total(high) if pairs and len(high) == len(pairs) else None,
-        compared=len(pairs),
-        compared_spent=spent,
-        saved=Money.total(likely) - spent if pairs else None,
-        share=spent.nano / Money.total(likely).nano if pairs and Money.total(likely) else None,
-        wasted=sum(e.wasted is not None for e in of),
-        wasted_spent=total(lambda e, stage, line: e.wasted is not None and stage == "guidance"),
-        unpriced=sum(e.spent is None and e.shadow_of is None for e in of),
-        notional=total(lambda e, stage, line: line.notional),
-        bound=total(lambda e, stage, line: line.bound),
-        teacher_output_tokens=teacher,
-        baseline_output_tokens=alone,
-        output_token_share=teacher / alone if alone else None,
-    )
-
-
-@given(
-    data=st.data(),
-    count=st.integers(0, 12),
-    by=st.sampled_from([None, "day", "model", "strategy", "caller", "caller", "hour"]),
-    since=st.none() | moments,
-    until=st.none() | moments,
-    model=st.sampled_from([None, None, "a"]),
-    caller=st.sampled_from([None, None, "x"]),
-)
-@settings(max_examples=100, deadline=None)
-def test_sums_are_exact(
-    data: st.DataObject,
-    count: int,
-    by: str | None,
-    since: float | None,
-    until: float | None,
-    model: str | None,
-    caller: str | None,
-) -> None:
-    of = [data.draw(told(f"r{n}")) for n in range(count)]
-
-    async def ask() -> Sequence[SavingsRow]:
-        made = await SqlLedger.open("sqlite://")
-        await asyncio.gather(*(made.settle(entry) for entry in of))
-        found = await made.savings(Query(since, until, model, by=by, caller=caller))
-        with made._store._begin() as connection:
-            assert rollup.differences(connection) == []
-        await made.aclose()
-        return found
-
-    def group(of: Entry) -> str:
-        hour = datetime.fromtimestamp(of.at // 3_600 * 3_600, UTC)
-        times = {"day": day_of(of.at), "hour": hour.strftime("%Y-%m-%dT%H:%MZ")}
-        return "all" if by is None else times[by] if by in times else str(getattr(of, by))
-
-    of_range = [
-        entry
-        for entry in of
-        if (since is None or entry.at >= since)
-        and (until is None or entry.at < until)
-        and (model is None or entry.model == model)
-        and (caller is None or entry.caller == caller)
-    ]
-    names = ["all"] if by is None else sorted({group(entry) for entry in of_range})
-    found = asyncio.run(ask())
-    assert found == [folded(name, [entry for entry in of_range if group(entry) == name]) for name in names]
-
-
-@given(
-    data=st.data(),
-    count=st.integers(0, 30),
-    since=st.none() | moments,
-    until=st.none() | moments,
-    model=st.sampled_from([None, "a", "nobody's"]),
-    caller=st.sampled_from([None, "x"]),
-    outcome=st.sampled_from([None, "ok"]),
-    limit=st.integers(1, 5),
-)
-@settings(max_examples=60, deadline=None)
-def test_filters_find_the_newest(
-    data: st.DataObject,
-    count: int,
-    since: float | None,
-    until: float | None,
-    model: str | None,
-    caller: str | None,
-    outcome: str | None,
-    limit: int,
-) -> None:
-    """Whatever is asked for, page by page, also when a part of the entries was pruned."""
-    of = [data.draw(told(f"r{n:02d}")) for n in range(count)]
-    pruned = data.draw(st.none() | moments)
-    query = Query(since, until, model, caller=caller, outcome=outcome)
-
-    async def ask() -> list[str]:
-        made = await SqlLedger.open("sqlite://")
-        await asyncio.gather(*(made.settle(entry) for entry in of))
-        if pruned is not None:
-            with made._store._begin(write=True) as connection:
-                upkeep._mark(connection, int(pruned // 3_600) // 24 * 24)
-        found: list[str] = []
-        before: tuple[float, str] | None = None
-        while page := await made.entries(query, limit=limit, before=before):
-            assert len(page) <= limit
-            found += [each["request_id"] for each in page]
-            before = (page[-1]["at"], page[-1]["request_id"])
-        await made.aclose()
-        return found
-
-    wanted = [
-        (entry.at, entry.request_id)
-        for entry in of
-        if entry.shadow_of is None
-        and (since is None or entry.at >= since)
-        and (until is None or entry.at < until)
-        and (model is None or entry.model == model)
-        and (caller is None or entry.caller == caller)
-        and (outcome is None or entry.outcome == outcome)
-    ]
-    assert asyncio.run(ask()) == [request_id for _, request_id in sorted(wanted, reverse=True)]
 
 
 async def test_entries_and_sums_of_one_caller_or_outcome(ledger: SqlLedger) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,9 @@ from pricing.book import Price
 from pricing.length_ratio import Pairs
 from pricing.money import Money
 from pricing.usage import Usage
-from tests.conftest import Postgres
 
 pytestmark = pytest.mark.anyio
 
-DATABASES: dict[str, Callable[[Path, Postgres], str]] = {
-    "sqlite": lambda folder, server: f"sqlite:///{folder}/ledger.db",
-    "postgresql": lambda folder, server: server(),
-}
 NOON = 1_800_000_000.0
 SOL = Price("sol", "config", input=Money.usd(2), output=Money.usd(10), row="sol: 2/10")
 DEARER = Price("sol", "config", input=Money.usd(4), output=Money.usd(20), row="sol: 4/20")
@@ -44,14 +39,9 @@ SMALL = Price("small", "config", input=Money.usd("0.01"), output=Money.usd("0.08
 GUESS = Baseline("same_length", Money(500), Money(1_000), Money(2_000), 100)
 
 
-@pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return DATABASES[request.param](tmp_path, postgres)
-
-
 @pytest.fixture
-async def ledger(url: str, tmp_path: Path) -> AsyncIterator[SqlLedger]:
-    made = await SqlLedger.open(url, spool=tmp_path)
+async def ledger(database: str, tmp_path: Path) -> AsyncIterator[SqlLedger]:
+    made = await SqlLedger.open(database, spool=tmp_path)
     yield made
     await made.aclose()
 
@@ -232,7 +222,7 @@ async def test_lengths_are_summed_by_route_strategy_and_model(ledger: SqlLedger)
     assert await ledger.lengths(NOON + 2) == {("gkt", "cut-off", "sol"): Pairs.of([(50, 50)])}
 
 
-async def test_sums_are_those_of_plain_python(ledger: SqlLedger, url: str) -> None:
+async def test_sums_are_those_of_plain_python(ledger: SqlLedger, database: str) -> None:
     """Many requests, some shadowed, some shadows failed or unpriced: by every grouping, to the nano-dollar."""
     dice = random.Random(5)
     requests: list[Entry] = []
@@ -259,7 +249,7 @@ async def test_sums_are_those_of_plain_python(ledger: SqlLedger, url: str) -> No
     await asyncio.gather(*(ledger.settle(each) for each in requests))
     await asyncio.gather(*(ledger.settle(each) for each in shadowed.values()))
     assert proven(ledger)
-    assert not await asyncio.to_thread(rebuild, url)
+    assert not await asyncio.to_thread(rebuild, database)
 
     def standing(request: Entry) -> Baseline | None:
         measured = shadowed.get(request.request_id)
@@ -320,7 +310,7 @@ async def test_a_tally_is_what_the_database_sums(ledger: SqlLedger) -> None:
             assert {name: tallied[name] for name in MEASURES} == dict(summed)
 
 
-async def test_later_prices_correct_both_and_land_under_the_right_method(ledger: SqlLedger, url: str) -> None:
+async def test_later_prices_correct_both_and_land_under_the_right_method(ledger: SqlLedger, database: str) -> None:
     request = served("r")
     await ledger.settle(request)
     await ledger.settle(shadow(request))
@@ -329,7 +319,7 @@ async def test_later_prices_correct_both_and_land_under_the_right_method(ledger:
     def quote(upstream: str, model: str, tier: str | None, moment: float, tokens: int | None) -> Price:
         return DEARER if model == "sol" else SMALL
 
-    done = await asyncio.to_thread(reprice, url, quote, Query(), 2e9)
+    done = await asyncio.to_thread(reprice, database, quote, Query(), 2e9)
     assert (done.requests, done.changed) == (2, 2)
     [after] = await ledger.savings()
     more = cost(40)
@@ -339,11 +329,11 @@ async def test_later_prices_correct_both_and_land_under_the_right_method(ledger:
     assert after.corrected == more + cost(120)
     assert after.saved == before.saved - more if before.saved is not None else None
     assert proven(ledger)
-    assert not await asyncio.to_thread(rebuild, url)
-    assert (await asyncio.to_thread(reprice, url, quote, Query(), 2e9)).changed == 0
+    assert not await asyncio.to_thread(rebuild, database)
+    assert (await asyncio.to_thread(reprice, database, quote, Query(), 2e9)).changed == 0
 
 
-async def test_a_correction_before_the_shadow_moves_too(ledger: SqlLedger, url: str) -> None:
+async def test_a_correction_before_the_shadow_moves_too(ledger: SqlLedger, database: str) -> None:
     """As when the shadow waited on disk."""
     request = served("r")
     await ledger.settle(request)
@@ -351,7 +341,7 @@ async def test_a_correction_before_the_shadow_moves_too(ledger: SqlLedger, url: 
     def quote(upstream: str, model: str, tier: str | None, moment: float, tokens: int | None) -> Price:
         return DEARER if model == "sol" else SMALL
 
-    await asyncio.to_thread(reprice, url, quote, Query(), 2e9)
+    await asyncio.to_thread(reprice, database, quote, Query(), 2e9)
     [before] = await ledger.savings()
     await ledger.settle(shadow(request))
     [after] = await ledger.savings()
@@ -360,8 +350,10 @@ async def test_a_correction_before_the_shadow_moves_too(ledger: SqlLedger, url: 
     assert proven(ledger)
 
 
-async def test_what_a_crash_left_open_is_booked_at_its_bound_and_measures_nothing(url: str, tmp_path: Path) -> None:
-    ledger = await SqlLedger.open(url, spool=tmp_path, heartbeat=3_600)
+async def test_what_a_crash_left_open_is_booked_at_its_bound_and_measures_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    ledger = await SqlLedger.open(database, spool=tmp_path, heartbeat=3_600)
     store: Store = ledger.store
     request = served("r")
     await ledger.settle(request)
@@ -388,8 +380,8 @@ async def test_what_a_crash_left_open_is_booked_at_its_bound_and_measures_nothin
     await ledger.aclose()
 
 
-async def test_many_processes_measure_at_once(url: str, tmp_path: Path) -> None:
-    ledgers = [await SqlLedger.open(url, spool=tmp_path / str(number)) for number in range(3)]
+async def test_many_processes_measure_at_once(database: str, tmp_path: Path) -> None:
+    ledgers = [await SqlLedger.open(database, spool=tmp_path / str(number)) for number in range(3)]
     requests = [served(f"r{number}") for number in range(60)]
 
     async def work(number: int, own: Sequence[Entry]) -> None:
@@ -407,9 +399,9 @@ async def test_many_processes_measure_at_once(url: str, tmp_path: Path) -> None:
         await ledger.aclose()
 
 
-def test_a_failure_half_way_writes_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_half_way_writes_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shadow and what it measured come together or not at all; a second try does both."""
-    store = Store.open(url)
+    store = Store.open(database)
     run = store.join(NOON)
     request = served("r")
     items = [rows.settlement(each, run, text=False) for each in (request, shadow(request))]

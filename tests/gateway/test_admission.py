@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.typing import EventDict
 
 from gateway.admission import ANSWER_TOKENS, estimated
 from gateway.allowance import Allowance, Limits
@@ -16,6 +18,7 @@ from gateway.errors import Busy, Forbidden, OverBudget, RateLimited, UpstreamFai
 from gateway.ledger.entry import Query
 from gateway.upstreams import worst_case
 from pricing.money import Money
+from pricing.usage import Usage
 from students.engine import Delta, Message, Sampling
 from students.errors import Unavailable
 from students.scripted import Scripted
@@ -238,6 +241,44 @@ async def test_no_request_costs_more_than_its_worst_case(desk: Any, strategy: st
             bounds = Money.total(call.bound for call in exchange.calls if call.bound is not None)
             if not fails or n == 1:
                 assert bounds <= at.worst(who, n=n, max_tokens=100)
+
+
+async def test_a_tier_that_nobody_asked_for_is_in_the_worst_case(desk: Any) -> None:
+    rows = [{"input": 2, "output": 10}, {"input": 20, "output": 1000, "tier": "priority"}]
+    async with desk(prices={**PRICES, "gpt-6-sol": rows}, route={"strategy": "teacher"}) as at:
+        assert at.worst(caller(), teacher_options={"service_tier": "default"}) < Money.usd("0.002")
+        for open_ in ({}, {"service_tier": "auto"}, {"service_tier": "priority"}):
+            assert at.worst(caller(), teacher_options=open_) > Money.usd(20 * 1000 / 1e6)
+
+
+async def test_prices_that_rise_meanwhile_are_in_the_worst_case(desk: Any) -> None:
+    tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    rows = [{"input": 2, "output": 10}, {"input": 2, "output": 1000, "from": f"{tomorrow:%Y-%m-%d}"}]
+    async with desk(prices={**PRICES, "gpt-6-sol": rows}, route={"strategy": "teacher"}) as at:
+        for seconds, dear in ((-30, True), (30, True), (-86_000, False)):
+            exchange, rules = at.open(caller()), at.gateway._rules
+            exchange.started = tomorrow.timestamp() + seconds
+            most = worst_case(exchange, at.gateway.upstreams, rules.book, rules.prompts)
+            assert most is not None
+            assert (most > Money.usd(20 * 1000 / 1e6)) is dear
+
+
+async def test_what_a_search_reads_nobody_knows(desk: Any) -> None:
+    async with desk(route={"strategy": "teacher"}) as at:
+        with pytest.raises(Forbidden, match="at most"):
+            await at.ask(caller(usd=Money.usd(1)), needs=frozenset({"web_search"}))
+
+
+async def test_a_usage_that_no_budget_can_count_is_told_and_fills_it(desk: Any, logs: list[EventDict]) -> None:
+    teacher = Scripted("teacher", ANSWER, usage=Usage(2**40, 2**40))
+    async with desk(teacher=teacher, route={"strategy": "teacher"}) as at:
+        who = caller(usd=Money.usd(1), concurrent=1)
+        await at.ask(who)
+        assert [each["event"] for each in logs if each["log_level"] == "error"] == [
+            "more was spent than a budget can count"
+        ]
+        with pytest.raises(OverBudget):  # and no RateLimited: its place is free
+            await at.ask(who)
 
 
 async def test_a_budget_that_takes_no_settlement_keeps_no_place(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,16 @@
 --       second at which it may be forgotten ('' for never)
 -- Amounts are whole nano-dollars. They are compared as doubles, exact up to the largest limit (2^53 - 1), and added by
 -- INCRBY, exact always.
--- Returns the number of the counter that has no room (0: all had), and what each holds now.
+-- Returns the number of the counter that has no room (0: all had), and what each holds now; -1 when a counter would be
+-- forgotten at once: the clock of who asks is days behind this one.
 
 -- It was cancelled before it arrived, or is repeated: once is enough.
 if redis.call('EXISTS', KEYS[1]) == 1 then return {0} end
+
+local time = redis.call('TIME')[1]
+for i = 2, #KEYS do
+  if ARGV[2 * i] ~= '' and tonumber(ARGV[2 * i]) <= tonumber(time) then return {-1} end
+end
 
 local answer = {0}
 for i = 2, #KEYS do

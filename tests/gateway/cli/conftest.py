@@ -75,6 +75,15 @@ def run() -> Run:
 
 
 @pytest.fixture
+def asked(write: Write, run: Run) -> Path:
+    """A configuration whose ledger has three requests."""
+    file = write()
+    for model in ("gkt", "gkt", "student"):
+        assert run("ask", "Why is the sky blue?", "--model", model, "--config", file).exit_code == 0
+    return file
+
+
+@pytest.fixture
 def serve() -> Iterator[Serve]:
     """Starts `gkt serve` on a free port, with its output at hand; ended with the test."""
     with contextlib.ExitStack() as stack:

@@ -61,7 +61,7 @@ def test_what_goes_wrong_is_told_in_a_line(words: list[str], status: int, said: 
 
 def test_a_gateway_with_keys_is_asked_with_one_of_them(write: Write, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GKT_TEST_KEYS", "first,second")
-    result = run("ask", "Why?", "--config", write(server={"keys_env": "GKT_TEST_KEYS", "host": "0.0.0.0"}))  # noqa: S104
+    result = run("ask", "Why?", "--config", write(server={"keys_env": "GKT_TEST_KEYS", "host": "0.0.0.0"}))  # noqa: S104 - that is what is tried
     assert result.exit_code == 0, result.output
 
 

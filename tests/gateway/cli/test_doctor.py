@@ -99,7 +99,7 @@ def test_a_student_that_cannot_continue_is_named(write: Write, run: Run, tmp_pat
 
 
 def test_exposure_without_keys_would_fail(write: Write, run: Run) -> None:
-    result = run("doctor", "--config", write(server={"host": "0.0.0.0", "port": 0}))  # noqa: S104
+    result = run("doctor", "--config", write(server={"host": "0.0.0.0", "port": 0}))  # noqa: S104 - that is what is tried
     assert result.exit_code == 1
     assert "listens on loopback only" in said(result)
 

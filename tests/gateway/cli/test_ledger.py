@@ -17,15 +17,6 @@ Write = Callable[..., Path]
 Run = Callable[..., Result]
 
 
-@pytest.fixture
-def asked(write: Write, run: Run) -> Path:
-    """A configuration whose ledger has three requests."""
-    file = write()
-    for model in ("gkt", "gkt", "student"):
-        assert run("ask", "Why is the sky blue?", "--model", model, "--config", file).exit_code == 0
-    return file
-
-
 def execute(folder: Path, statement: str) -> None:
     with sqlite3.connect(folder / "ledger.db") as database:
         database.execute(statement)

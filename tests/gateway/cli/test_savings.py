@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from typer.testing import Result
 
 from gateway.api.admin import savings_row
@@ -17,15 +16,6 @@ from gateway.ledger.reading import read_savings
 
 Write = Callable[..., Path]
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def asked(write: Write, run: Run) -> Path:
-    """A configuration whose ledger has three requests."""
-    file = write()
-    for model in ("gkt", "gkt", "student"):
-        assert run("ask", "Why is the sky blue?", "--model", model, "--config", file).exit_code == 0
-    return file
 
 
 def test_the_sums_of_the_ledger(asked: Path, run: Run, tmp_path: Path) -> None:

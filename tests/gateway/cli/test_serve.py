@@ -175,7 +175,7 @@ def test_a_stop_before_it_is_ready(write: Write, serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("sections", "options", "said"),
     [
-        ({}, ["--host", "0.0.0.0"], "asks for no key, so it listens on loopback only, not on 0.0.0.0"),  # noqa: S104
+        ({}, ["--host", "0.0.0.0"], "asks for no key, so it listens on loopback only, not on 0.0.0.0"),  # noqa: S104 - that is what is tried
         ({"server": {"host": "::"}}, [], "server: {keys_env: GKT_KEYS}"),
         ({"server": {"keys_env": "GKT_TEST_KEYS"}}, [], "GKT_TEST_KEYS is not set"),
         ({"servr": {}}, [], "did you mean 'server'?"),
@@ -218,7 +218,7 @@ def test_loopback_needs_no_key(host: str) -> None:
     hosting.check_exposure(Config.parse({"server": {"host": host}}))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::", "example.org", ""])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "::", "example.org", ""])  # noqa: S104 - that is what is tried
 def test_everything_else_does(host: str) -> None:
     with pytest.raises(ConfigError, match="keys_env"):
         hosting.check_exposure(Config.parse({"server": {"host": host}}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -156,11 +158,12 @@ class Pages:
         assert response.headers["content-type"] == "text/html; charset=utf-8"
         return Html.of(response.text)
 
-    async def csv(self, path: str = "", **query: str) -> httpx.Response:
+    async def rows(self, path: str = "", **query: str) -> list[dict[str, str]]:
+        """A table as its CSV has it."""
         response = await self.http.get(PATH + path, params={**query, "format": "csv"})
         assert response.status_code == 200, response.text[:500]
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
-        return response
+        return list(csv.DictReader(io.StringIO(response.text)))
 
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}

@@ -1,26 +1,18 @@
-"""Calls and entries to put on record, and children that put some on record and die."""
+"""Calls and entries to put on record."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
-from structlog.typing import EventDict
 
-import gateway
 from gateway.chat import Call
 from gateway.ledger.entry import Entry
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
-
-ROOT = Path(gateway.__file__).parents[1]
 
 
 @pytest.fixture
@@ -49,33 +41,6 @@ def entry() -> Callable[..., Entry]:
         return Entry(request_id, 1.8e9, "gpt-6-sol", "*", "cut-off", "route *", "alice", "ok", True, calls, None)
 
     return made
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`child(code, *argv)`: a Python process with pipes; it is killed at the end of the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(code: str, *argv: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-u", "-c", code, *argv]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def logs() -> Iterator[list[EventDict]]:
-    """What is logged during the test, at any level."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
-    with capture_logs() as seen:
-        yield seen
-    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from pricing.baseline import Baseline
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
-from tests.conftest import Postgres
 
 pytestmark = pytest.mark.anyio
 
@@ -36,15 +35,10 @@ Entries = Callable[..., Entry]
 DEAR = 2**60 + 1  # beyond what a float can hold exactly
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
-
-
 @pytest.fixture
-async def filled(url: str, tmp_path: Path, call: Calls, entry: Entries) -> str:
+async def filled(database: str, tmp_path: Path, call: Calls, entry: Entries) -> str:
     """Twenty-five requests with two calls each; the first is dear, the second has no price."""
-    ledger = await SqlLedger.open(url, spool=tmp_path, text=True)
+    ledger = await SqlLedger.open(database, spool=tmp_path, text=True)
     for n in range(25):
         name = f"r{n:02d}"
         told = entry(name, call(name, 1), call(name, 2))
@@ -58,7 +52,7 @@ async def filled(url: str, tmp_path: Path, call: Calls, entry: Entries) -> str:
         )
     await ledger.intend(call("open"))
     await ledger.aclose()
-    return url
+    return database
 
 
 def read(path: Path, form: Format) -> list[dict[str, Any]]:

@@ -17,12 +17,12 @@ from gateway.chat import Call
 from gateway.ledger import upkeep
 from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
+from tests.conftest import Children
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
-Children = Callable[..., subprocess.Popen[str]]
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 SECONDS = float(os.environ.get("GKT_OUTAGE_SECONDS", "4"))
@@ -119,6 +119,7 @@ from pathlib import Path
 from gateway.chat import Call
 from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
+from tests.conftest import Children
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage

@@ -19,7 +19,6 @@ from pricing.bill import Line, line
 from pricing.book import Price
 from pricing.money import Money
 from pricing.usage import Usage
-from tests.conftest import Postgres
 
 pytestmark = pytest.mark.anyio
 
@@ -32,11 +31,6 @@ HEAD = "date,model,input_tokens,output_tokens,cost\n"
 AGREES = HEAD + "2027-01-16,sol-2026-11-01,300,30,0.0009\n2027-01-17,sol-2026-11-01,100,10,0.0003\n"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
-
-
 def entry(name: str, at: float, seat: Seat = "teacher", model: str = "sol", stand_in: str | None = None) -> Entry:
     upstream = "openai" if seat == "teacher" else "local"
     call = Call("c", name, "answer", seat, upstream, model, stand_in, at, Money(900), usage=Usage(100, 10))
@@ -45,9 +39,9 @@ def entry(name: str, at: float, seat: Seat = "teacher", model: str = "sol", stan
 
 
 @pytest.fixture
-async def ledger(url: str, tmp_path: Path) -> SqlLedger:
+async def ledger(database: str, tmp_path: Path) -> SqlLedger:
     """Three calls on the sixteenth, one on each day around, and some that no provider saw."""
-    made = await SqlLedger.open(url, spool=tmp_path)
+    made = await SqlLedger.open(database, spool=tmp_path)
     moments = (MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + 5, MIDNIGHT + DAY - 1, MIDNIGHT + DAY, MIDNIGHT + 2 * DAY)
     of = [entry(f"r{n}", at) for n, at in enumerate(moments)]
     of += [entry("played", MIDNIGHT, stand_in="small"), entry("own", MIDNIGHT, "student", "small")]
@@ -58,18 +52,18 @@ async def ledger(url: str, tmp_path: Path) -> SqlLedger:
 
 
 async def compared(
-    url: str, folder: Path, text: str, upstreams: Sequence[str] = (), tolerance: float = 0.0
+    database: str, folder: Path, text: str, upstreams: Sequence[str] = (), tolerance: float = 0.0
 ) -> tuple[int, list[Difference]]:
     file = folder / "export"
     await asyncio.to_thread(file.write_text, text, "utf-8")
-    return await asyncio.to_thread(reconcile, url, file, upstreams, tolerance)
+    return await asyncio.to_thread(reconcile, database, file, upstreams, tolerance)
 
 
-async def test_what_agrees(ledger: SqlLedger, url: str, tmp_path: Path) -> None:
-    assert await compared(url, tmp_path, AGREES) == (2, [])
+async def test_what_agrees(ledger: SqlLedger, database: str, tmp_path: Path) -> None:
+    assert await compared(database, tmp_path, AGREES) == (2, [])
 
 
-async def test_what_differs(ledger: SqlLedger, url: str, tmp_path: Path) -> None:
+async def test_what_differs(ledger: SqlLedger, database: str, tmp_path: Path) -> None:
     text = HEAD + "2027-01-16,sol,303,30,0.0009\n2027-01-17,luna,5,0,\n"
     found = [
         Difference("2027-01-16", "sol", "input", 303, 300, 0),
@@ -77,34 +71,34 @@ async def test_what_differs(ledger: SqlLedger, url: str, tmp_path: Path) -> None
         Difference("2027-01-17", "sol", "input", 0, 100, 0),
         Difference("2027-01-17", "sol", "output", 0, 10, 0),
     ]
-    assert await compared(url, tmp_path, text) == (3, found)
-    assert (await compared(url, tmp_path, text, tolerance=0.009))[1] == found
-    assert (await compared(url, tmp_path, text, tolerance=0.011))[1] == found[1:]
+    assert await compared(database, tmp_path, text) == (3, found)
+    assert (await compared(database, tmp_path, text, tolerance=0.009))[1] == found
+    assert (await compared(database, tmp_path, text, tolerance=0.011))[1] == found[1:]
     dearer = AGREES.replace("0.0003", "0.0004")
-    assert (await compared(url, tmp_path, dearer))[1] == [
+    assert (await compared(database, tmp_path, dearer))[1] == [
         Difference("2027-01-17", "sol", "cost", Money.usd("0.0004"), Money.usd("0.0003"), 0)
     ]
 
 
 async def test_an_upstream_of_ones_own_is_compared_when_it_is_named(
-    ledger: SqlLedger, url: str, tmp_path: Path
+    ledger: SqlLedger, database: str, tmp_path: Path
 ) -> None:
     own = HEAD + "2027-01-16,small,100,10,\n"
-    assert (await compared(url, tmp_path, own, ["local"])) == (1, [])
-    count, found = await compared(url, tmp_path, own)
+    assert (await compared(database, tmp_path, own, ["local"])) == (1, [])
+    count, found = await compared(database, tmp_path, own)
     assert (count, {each.model for each in found}) == (2, {"sol"})
 
 
-async def test_corrections_count_and_guesses_are_told(ledger: SqlLedger, url: str, tmp_path: Path) -> None:
-    again = await SqlLedger.open(url, spool=tmp_path)
+async def test_corrections_count_and_guesses_are_told(ledger: SqlLedger, database: str, tmp_path: Path) -> None:
+    again = await SqlLedger.open(database, spool=tmp_path)
     call = Call("c", "cut", "answer", "teacher", "openai", "sol", None, MIDNIGHT, Money(900))
     call.usage = Usage(100, 7, source="counted")
     call.line = Line("answer", "sol", call.usage, None, None)
     await again.settle(Entry("cut", MIDNIGHT, "m", "*", "teacher", "", "x", "abandoned", True, [call], None))
     await again.aclose()
     text = HEAD + "2027-01-16,sol,400,40,0.0018\n"
-    await asyncio.to_thread(reprice, url, lambda *asked: DEARER, Query(), 2e9)
-    assert (await compared(url, tmp_path, text))[1] == [
+    await asyncio.to_thread(reprice, database, lambda *asked: DEARER, Query(), 2e9)
+    assert (await compared(database, tmp_path, text))[1] == [
         Difference("2027-01-16", "sol", "output", 40, 37, 2),
         # The call that was open has been settled at its bound meanwhile.
         Difference("2027-01-16", "sol", "cost", Money.usd("0.0018"), Money(2_340_900), 2),

@@ -18,13 +18,13 @@ from gateway.ledger.entry import Entry, Query
 from gateway.ledger.recovery import STALE, Process
 from gateway.ledger.sql import SqlLedger
 from pricing.money import Money
+from tests.conftest import Children
 
 pytestmark = pytest.mark.anyio
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
-Children = Callable[..., subprocess.Popen[str]]
 
 # Says what is on record, line by line: `intended ID` when intend returned, `settled ID` when settle returned.
 UNDER_LOAD = """

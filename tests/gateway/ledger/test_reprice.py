@@ -21,7 +21,6 @@ from pricing.bill import Line, line
 from pricing.book import Price
 from pricing.money import Money
 from pricing.usage import Usage
-from tests.conftest import Postgres
 
 pytestmark = pytest.mark.anyio
 
@@ -36,11 +35,6 @@ QUERIES = [
     Query(since=NOON + 0.5, until=NOON + 90_000.5, by="day"),
     Query(since=NOON + 3_600, model="b"),
 ]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
 
 
 def booked(count: int, sol: Price | None, *, half_known: bool = True) -> list[Entry]:
@@ -94,8 +88,8 @@ def at(sol: Price | None) -> Quote:
     return quote
 
 
-async def keep(url: str, folder: Path, of: Sequence[Entry]) -> SqlLedger:
-    ledger = await SqlLedger.open(url, spool=folder)
+async def keep(database: str, folder: Path, of: Sequence[Entry]) -> SqlLedger:
+    ledger = await SqlLedger.open(database, spool=folder)
     await asyncio.gather(*(ledger.settle(entry) for entry in of))
     return ledger
 
@@ -104,19 +98,19 @@ async def sums(ledger: SqlLedger) -> list[list[SavingsRow]]:
     return [list(await ledger.savings(query)) for query in QUERIES]
 
 
-async def repriced(url: str, sol: Price | None, query: Query = QUERIES[0], *, dry_run: bool = False) -> Repriced:
-    return await asyncio.to_thread(reprice, url, at(sol), query, 2e9, dry_run=dry_run)
+async def repriced(database: str, sol: Price | None, query: Query = QUERIES[0], *, dry_run: bool = False) -> Repriced:
+    return await asyncio.to_thread(reprice, database, at(sol), query, 2e9, dry_run=dry_run)
 
 
-async def test_the_sums_are_as_if_the_right_price_had_been_booked(url: str, tmp_path: Path) -> None:
-    ledger = await keep(url, tmp_path, booked(120, OLD, half_known=False))
+async def test_the_sums_are_as_if_the_right_price_had_been_booked(database: str, tmp_path: Path) -> None:
+    ledger = await keep(database, tmp_path, booked(120, OLD, half_known=False))
     right = await keep("sqlite://", tmp_path, booked(120, NEW))
     before = await sums(ledger)
-    would = await repriced(url, NEW, dry_run=True)
+    would = await repriced(database, NEW, dry_run=True)
     assert would.changed > 60
     assert would.priced > 30
     assert await sums(ledger) == before
-    done = await repriced(url, NEW)
+    done = await repriced(database, NEW)
     assert done == would
     assert done.requests == 120
     after, wanted = await sums(ledger), await sums(right)
@@ -125,17 +119,17 @@ async def test_the_sums_are_as_if_the_right_price_had_been_booked(url: str, tmp_
     [all_of_it] = after[0]
     assert all_of_it.corrected == done.difference == all_of_it.spent - before[0][0].spent
     assert all(row.corrected for row in after[1])
-    assert await asyncio.to_thread(upkeep.check, url) == []
+    assert await asyncio.to_thread(upkeep.check, database) == []
 
-    assert (await repriced(url, NEW)).changed == 0, "the second time adds nothing"
+    assert (await repriced(database, NEW)).changed == 0, "the second time adds nothing"
     assert await sums(ledger) == after
-    back = await repriced(url, OLD)
+    back = await repriced(database, OLD)
     assert back.changed > 60
-    assert (await repriced(url, OLD)).changed == 0
+    assert (await repriced(database, OLD)).changed == 0
     third = await keep("sqlite://", tmp_path, booked(120, OLD))
     got = [[replace(row, corrected=Money.ZERO) for row in rows] for rows in await sums(ledger)]
     assert got == await sums(third)
-    with ledger._store._begin(write=True) as connection:
+    with ledger.store.transaction(write=True) as connection:
         connection.exec_driver_sql("UPDATE rollups SET spent = spent + 1 WHERE requests > 0")
         assert rollup.differences(connection) != []
         rollup.rebuild(connection)
@@ -143,12 +137,12 @@ async def test_the_sums_are_as_if_the_right_price_had_been_booked(url: str, tmp_
     await asyncio.gather(ledger.aclose(), right.aclose(), third.aclose())
 
 
-async def test_what_was_booked_stays_and_the_correction_is_told_beside_it(url: str, tmp_path: Path) -> None:
+async def test_what_was_booked_stays_and_the_correction_is_told_beside_it(database: str, tmp_path: Path) -> None:
     call = Call("c", "r", "answer", "teacher", "teacher", "sol", None, NOON, Money(900), usage=Usage(1_000, 100))
     call.line = line("answer", "sol", Usage(1_000, 100), OLD)
-    ledger = await keep(url, tmp_path, [Entry("r", NOON, "m", "*", "teacher", "", "x", "ok", True, [call], None)])
-    await repriced(url, NEW)
-    await repriced(url, OLD)
+    ledger = await keep(database, tmp_path, [Entry("r", NOON, "m", "*", "teacher", "", "x", "ok", True, [call], None)])
+    await repriced(database, NEW)
+    await repriced(database, OLD)
     found = await ledger.entry("r")
     assert found is not None
     assert (found["spent"], found["calls"][0]["amount"]) == (3_000_000, 3_000_000)
@@ -158,7 +152,7 @@ async def test_what_was_booked_stays_and_the_correction_is_told_beside_it(url: s
     await ledger.aclose()
 
 
-async def test_what_cannot_be_known_better_stays(url: str, tmp_path: Path) -> None:
+async def test_what_cannot_be_known_better_stays(database: str, tmp_path: Path) -> None:
     bound = Call("c", "bound", "answer", "teacher", "teacher", "sol", None, NOON, Money(900))
     bound.usage = Usage(10, 10)
     bound.line = Line("answer", "sol", bound.usage, None, Money(900), bound=True)
@@ -169,24 +163,24 @@ async def test_what_cannot_be_known_better_stays(url: str, tmp_path: Path) -> No
         Entry(call.request_id, NOON, "m", "*", "teacher", "", "x", "ok", True, [call], None)
         for call in (bound, silent, priced)
     ]
-    ledger = await keep(url, tmp_path, of)
+    ledger = await keep(database, tmp_path, of)
     before = await sums(ledger)
-    done = await repriced(url, None)
+    done = await repriced(database, None)
     assert (done.requests, done.changed, done.unknown) == (3, 0, 1)
-    assert (await repriced(url, NEW, Query(since=NOON + 1))).requests == 0
-    assert (await repriced(url, NEW, Query(until=NOON))).requests == 0
+    assert (await repriced(database, NEW, Query(since=NOON + 1))).requests == 0
+    assert (await repriced(database, NEW, Query(until=NOON))).requests == 0
     assert await sums(ledger) == before
-    done = await repriced(url, NEW)
+    done = await repriced(database, NEW)
     assert (done.changed, done.calls, done.difference) == (1, 1, Money(5 * 3_000 + 5 * 7_000 - 5 * 12_000))
     await ledger.aclose()
 
 
-async def test_many_are_repriced_in_pages(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_are_repriced_in_pages(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.ledger.reprice.BATCH", 7)
     same_moment = [replace(entry, at=NOON) for entry in booked(30, None)]
-    ledger = await keep(url, tmp_path, same_moment)
-    done = await repriced(url, NEW)
+    ledger = await keep(database, tmp_path, same_moment)
+    done = await repriced(database, NEW)
     assert done.requests == 30
     assert (await ledger.savings())[0].unpriced == 0
-    assert await asyncio.to_thread(upkeep.check, url) == []
+    assert await asyncio.to_thread(upkeep.check, database) == []
     await ledger.aclose()

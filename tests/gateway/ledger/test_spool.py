@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -24,12 +23,12 @@ from gateway.ledger.rows import Intent, Settlement
 from gateway.ledger.schema import calls
 from gateway.ledger.spool import FRAME, Backlog, Item, Spool, place, record
 from gateway.ledger.sql import SqlLedger
+from tests.conftest import Children
 
 pytestmark = pytest.mark.anyio
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
-Children = Callable[..., subprocess.Popen[str]]
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
@@ -324,6 +323,7 @@ import structlog
 from gateway.chat import Call
 from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
+from tests.conftest import Children
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage

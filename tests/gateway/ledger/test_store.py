@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +24,7 @@ from gateway.ledger import migrate, savings
 from gateway.ledger.entry import Query
 from gateway.ledger.schema import INTENDED, calls, entries, keys, metadata
 from gateway.ledger.store import Store, rollup_statements, statements
+from tests.conftest import Children
 
 
 @pytest.fixture
@@ -98,9 +98,7 @@ def test_a_newer_database_is_refused(url: str) -> None:
         Store.open(url)
 
 
-def test_a_new_database_is_made_fast_and_without_alembic(
-    tmp_path: Path, child: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_a_new_database_is_made_fast_and_without_alembic(tmp_path: Path, child: Children) -> None:
     code = (
         "import sys; from gateway.ledger.store import Store; Store.open(sys.argv[1]); print('alembic' in sys.modules)"
     )

@@ -16,7 +16,6 @@ from gateway.errors import ConfigError
 from gateway.ledger import rollup, upkeep
 from gateway.ledger.entry import Entry, Query
 from gateway.ledger.sql import SqlLedger
-from tests.conftest import Postgres
 
 pytestmark = pytest.mark.anyio
 
@@ -27,40 +26,35 @@ DAY = 86_400.0
 MIDNIGHT = 1_800_057_600.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
-
-
-async def filled(url: str, folder: Path, call: Calls, entry: Entries) -> SqlLedger:
+async def filled(database: str, folder: Path, call: Calls, entry: Entries) -> SqlLedger:
     """Four days with three requests each, at 0:00, 8:00 and 16:00, and a text in each."""
-    ledger = await SqlLedger.open(url, spool=folder, text=True)
+    ledger = await SqlLedger.open(database, spool=folder, text=True)
     for n in range(12):
         told = entry(f"r{n:02d}", call(f"r{n:02d}"))
         await ledger.settle(replace(told, at=MIDNIGHT + n * DAY / 3, text={"answer": "blue"}))
     return ledger
 
 
-async def test_pruning_entries_keeps_their_sums(url: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
-    ledger = await filled(url, tmp_path, call, entry)
+async def test_pruning_entries_keeps_their_sums(database: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
+    ledger = await filled(database, tmp_path, call, entry)
     queries = [Query(), Query(by="day"), Query(by="hour"), Query(since=MIDNIGHT + DAY, by="model")]
     before = [await ledger.savings(query) for query in queries]
     noon = MIDNIGHT + 2.5 * DAY
-    assert await asyncio.to_thread(upkeep.prune, url, noon, "entries") == (MIDNIGHT + 2 * DAY, 6)
-    assert await asyncio.to_thread(upkeep.prune, url, noon, "entries") == (MIDNIGHT + 2 * DAY, 0)
+    assert await asyncio.to_thread(upkeep.prune, database, noon, "entries") == (MIDNIGHT + 2 * DAY, 6)
+    assert await asyncio.to_thread(upkeep.prune, database, noon, "entries") == (MIDNIGHT + 2 * DAY, 0)
     assert [await ledger.savings(query) for query in queries] == before
     assert [each["request_id"] for each in await ledger.entries()] == [f"r{n:02d}" for n in range(11, 5, -1)]
     assert await ledger.entry("r00") is None
-    with ledger._store._begin() as connection:
+    with ledger.store.transaction() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM calls").scalar() == 6, "their calls are gone too"
 
     # What is left is still proven; what is gone is not made anew from nothing.
-    assert await asyncio.to_thread(upkeep.check, url) == []
-    with ledger._store._begin(write=True) as connection:
+    assert await asyncio.to_thread(upkeep.check, database) == []
+    with ledger.store.transaction(write=True) as connection:
         connection.exec_driver_sql("UPDATE rollups SET requests = 7")
-    assert await asyncio.to_thread(upkeep.rebuild, url)
+    assert await asyncio.to_thread(upkeep.rebuild, database)
     assert [row.requests for row in await ledger.savings(Query(by="day"))] == [21, 21, 3, 3]
-    assert await asyncio.to_thread(upkeep.check, url) == []
+    assert await asyncio.to_thread(upkeep.check, database) == []
 
     # A limit in the middle of a pruned hour counts as its beginning, and ranges still add up.
     parts = [Query(until=MIDNIGHT + 1.5), Query(MIDNIGHT + 1.5, MIDNIGHT + DAY / 3 + 9), Query(MIDNIGHT + DAY / 3 + 9)]
@@ -69,37 +63,37 @@ async def test_pruning_entries_keeps_their_sums(url: str, tmp_path: Path, call: 
     await ledger.aclose()
 
 
-async def test_pruning_texts_keeps_the_entries(url: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
-    ledger = await filled(url, tmp_path, call, entry)
-    assert await asyncio.to_thread(upkeep.prune, url, MIDNIGHT + DAY, "texts") == (MIDNIGHT + DAY, 3)
+async def test_pruning_texts_keeps_the_entries(database: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
+    ledger = await filled(database, tmp_path, call, entry)
+    assert await asyncio.to_thread(upkeep.prune, database, MIDNIGHT + DAY, "texts") == (MIDNIGHT + DAY, 3)
     assert [each["text"] for each in await ledger.entries()] == [{"answer": "blue"}] * 9 + [None] * 3
-    assert await asyncio.to_thread(upkeep.check, url) == []
-    with ledger._store._begin() as connection:
+    assert await asyncio.to_thread(upkeep.check, database) == []
+    with ledger.store.transaction() as connection:
         assert rollup.kept_from(connection) == 0
     await ledger.aclose()
 
 
-async def test_an_open_call_keeps_its_entry(url: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
-    ledger = await filled(url, tmp_path, call, entry)
+async def test_an_open_call_keeps_its_entry(database: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
+    ledger = await filled(database, tmp_path, call, entry)
     await ledger.intend(call("r00", 2))
-    assert (await asyncio.to_thread(upkeep.prune, url, MIDNIGHT + DAY, "entries"))[1] == 2
+    assert (await asyncio.to_thread(upkeep.prune, database, MIDNIGHT + DAY, "entries"))[1] == 2
     assert await ledger.entry("r00") is not None
     await ledger.aclose()
 
 
 async def test_many_are_pruned_in_batches(
-    url: str, tmp_path: Path, call: Calls, entry: Entries, monkeypatch: pytest.MonkeyPatch
+    database: str, tmp_path: Path, call: Calls, entry: Entries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "BATCH", 5)
-    ledger = await filled(url, tmp_path, call, entry)
-    assert (await asyncio.to_thread(upkeep.prune, url, MIDNIGHT + 9 * DAY, "texts"))[1] == 12
-    assert (await asyncio.to_thread(upkeep.prune, url, MIDNIGHT + 9 * DAY, "entries"))[1] == 12
+    ledger = await filled(database, tmp_path, call, entry)
+    assert (await asyncio.to_thread(upkeep.prune, database, MIDNIGHT + 9 * DAY, "texts"))[1] == 12
+    assert (await asyncio.to_thread(upkeep.prune, database, MIDNIGHT + 9 * DAY, "entries"))[1] == 12
     assert (await ledger.savings())[0].requests == 12
     await ledger.aclose()
 
 
-async def test_rebuilding_under_load_loses_nothing(url: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
-    ledger = await SqlLedger.open(url, spool=tmp_path)
+async def test_rebuilding_under_load_loses_nothing(database: str, tmp_path: Path, call: Calls, entry: Entries) -> None:
+    ledger = await SqlLedger.open(database, spool=tmp_path)
     stop = asyncio.Event()
     done = 0
 
@@ -114,21 +108,21 @@ async def test_rebuilding_under_load_loses_nothing(url: str, tmp_path: Path, cal
     workers = [asyncio.create_task(worker(name)) for name in range(8)]
     for _ in range(5):
         await asyncio.sleep(0.1)
-        with ledger._store._begin(write=True) as connection:
+        with ledger.store.transaction(write=True) as connection:
             connection.exec_driver_sql("UPDATE rollups SET spent = spent + 1")
-        assert await asyncio.to_thread(upkeep.rebuild, url)
+        assert await asyncio.to_thread(upkeep.rebuild, database)
     stop.set()
     await asyncio.gather(*workers)
     await ledger.aclose()
-    assert upkeep.check(url) == []
-    again = await SqlLedger.open(url, spool=tmp_path)
+    assert upkeep.check(database) == []
+    again = await SqlLedger.open(database, spool=tmp_path)
     [row] = await again.savings()
     assert (row.requests, row.spent.nano) == (done, 10 * done)
     await again.aclose()
 
 
 def test_there_must_be_a_ledger(tmp_path: Path) -> None:
-    for work in (upkeep.check, upkeep.rebuild, lambda url: upkeep.prune(url, 0.0, "entries")):
+    for work in (upkeep.check, upkeep.rebuild, lambda database: upkeep.prune(database, 0.0, "entries")):
         with pytest.raises(ConfigError, match="no ledger"):
             work(f"sqlite:///{tmp_path}/none.db")
         with closing(sqlite3.connect(tmp_path / "empty.db")):

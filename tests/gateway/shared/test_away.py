@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.typing import EventDict
 
 from gateway.allowance import Allowance, Limits
 from gateway.errors import Busy, ConfigError, OverBudget, RateLimited
@@ -390,3 +391,13 @@ async def test_a_cancellation_that_the_client_drops_is_not_lost(server: RedisSer
     with pytest.raises(asyncio.CancelledError):
         await task
     await link.aclose()
+
+
+async def test_a_clock_that_is_days_behind_admits_nobody(server: RedisServer, logs: list[EventDict]) -> None:
+    """Its counters would be forgotten as they are made, and their budget spent without end."""
+    async with open_shared(server.url) as shared:
+        day = [Allowance(Money(5), "day")]
+        with pytest.raises(Busy):
+            await shared.budget.reserve("key", day, Money(1), time.time() - 30 * 86_400)
+        assert any("days behind" in each["event"] for each in logs)
+        await shared.budget.reserve("key", day, Money(1), time.time())

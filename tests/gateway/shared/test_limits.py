@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.allowance import Limits
-from gateway.shared.limits import Levels, headers, refusal, spell
+from gateway.shared.limits import Levels, Taken, headers, refusal, spell
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,22 @@ def test_the_wait_is_that_of_all_limits() -> None:
     assert (error.headers["retry-after"], error.headers["retry-after-ms"]) == ("8", "8000")
     placeless = refusal(limits, Levels(requests=1, tokens=0, refused="concurrent"), tokens=100)
     assert placeless.retry_after == 1
+
+
+@pytest.mark.parametrize(
+    ("taken", "used", "after", "change"),
+    [
+        (6_000, 100, 0, -5_900),
+        (6_000, 100, 1, -5_900),
+        (6_000, 100, 21, -4_000),  # twenty seconds have leaked 2,000
+        (6_000, 5_900, 21, -100),
+        (6_000, 100, 61, 0),
+        (6_000, 100, 10_000, 0),
+        (6_000, 7_000, 10_000, 1_000),
+        (6_000, None, 5, 0),
+        (0, 0, 5, 0),
+    ],
+)
+def test_what_has_leaked_is_not_given_back(taken: int, used: int | None, after: float, change: int) -> None:
+    """Else whoever estimates much and takes long could use a minute's tokens once for each request under way."""
+    assert Taken("key", Limits(tokens_per_minute=6_000), taken, "id", at=50.0).correction(used, 50.0 + after) == change

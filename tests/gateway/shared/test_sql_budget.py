@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Literal
 
 import pytest
-import structlog
 from alembic import command
 from sqlalchemy import Connection, create_engine, event, func, inspect, select, update
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-import gateway
 from gateway.allowance import MOST, Allowance
 from gateway.errors import Busy, OverBudget
 from gateway.ledger import migrate
@@ -33,26 +27,22 @@ from gateway.shared.counters import Debt, Wish
 from gateway.shared.memory import LATE_SECONDS, MemoryBudget, MemoryLimiter
 from gateway.shared.sql_budget import SqlBudget, attempt
 from pricing.money import Money
-from tests.conftest import Postgres
+from tests.conftest import Postgres, Together
 
 pytestmark = pytest.mark.anyio
 
 NOW = 1_795_000_000.0
+LONG_AGO = NOW - 60 * 86_400
+"""So long that what is forgotten days later is past by the database's own clock too."""
 DAY = 86_400
 TOTAL = [Allowance(Money(1000), "total")]
 PATIENT = 8.0
 """Seconds for the database where a busy machine is not meant to matter."""
-ROOT = Path(gateway.__file__).parents[1]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else postgres()
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    made = Store.open(url)
+def store(database: str) -> Iterator[Store]:
+    made = Store.open(database)
     yield made
     made.close()
 
@@ -64,19 +54,10 @@ async def budget(store: Store) -> AsyncIterator[SqlBudget]:
     await made.aclose()
 
 
-@pytest.fixture
-def logs() -> Iterator[list[EventDict]]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
-    with capture_logs() as seen:
-        yield seen
-    structlog.configure(**before)
-
-
 @contextmanager
-def locked(url: str) -> Iterator[None]:
+def locked(database: str) -> Iterator[None]:
     """Another process has the tables for itself."""
-    engine = create_engine(url)
+    engine = create_engine(database)
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.connection.cursor().execute("BEGIN IMMEDIATE")
@@ -121,16 +102,16 @@ async def told(budget: SqlBudget) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_budget_outlives_its_process(url: str) -> None:
+async def test_a_budget_outlives_its_process(database: str) -> None:
     for n in range(1, 4):
-        store = Store.open(url)
+        store = Store.open(database)
         budget = SqlBudget(store)
         await budget.settle(await budget.reserve("key", TOTAL, Money(300), NOW), Money(250))
         await budget.reserve("key", TOTAL, Money(50), NOW)  # never settled: its process ends
         assert await total(budget) == 300 * n
         await budget.aclose()
         store.close()
-    again = SqlBudget(Store.open(url))
+    again = SqlBudget(Store.open(database))
     with pytest.raises(OverBudget, match=r"\$0.0000009 is spent or put aside"):
         await again.reserve("key", TOTAL, Money(101), NOW)
     await again.aclose()
@@ -162,9 +143,9 @@ async def test_a_group_is_decided_in_the_order_of_arrival(budget: SqlBudget) -> 
     assert [await total(budget, subject) for subject in "abc"] == [1000, 1000, 1000]
 
 
-async def test_budgets_on_one_database_never_overspend_together(url: str) -> None:
+async def test_budgets_on_one_database_never_overspend_together(database: str) -> None:
     """Four stores, each with its own connections and thread, and subjects in every order: also no deadlock."""
-    stores = [Store.open(url) for _ in range(4)]
+    stores = [Store.open(database) for _ in range(4)]
     budgets = [SqlBudget(store, patience=PATIENT) for store in stores]
     subjects = [f"key-{n}" for n in range(6)]
     allowances = [Allowance(Money(100), "day"), Allowance(Money(120), "month"), Allowance(Money(110), "total")]
@@ -223,10 +204,10 @@ async def test_cancelled_in_the_moment_in_which_it_is_granted(store: Store, budg
     assert await total(budget) == left_open(store) == 0
 
 
-async def test_a_locked_database_keeps_nobody(url: str, store: Store) -> None:
+async def test_a_locked_database_keeps_nobody(database: str, store: Store) -> None:
     budget = SqlBudget(store)  # with the patience that the gateway has
     before = await budget.reserve("key", TOTAL, Money(100), NOW)
-    with locked(url):
+    with locked(database):
         began = time.monotonic()
         asked = [budget.reserve("key", TOTAL, Money(100), NOW) for _ in range(20)]
         settling = budget.settle(before, Money(40))
@@ -242,18 +223,18 @@ async def test_a_locked_database_keeps_nobody(url: str, store: Store) -> None:
     await budget.aclose()
 
 
-async def test_a_short_lock_is_waited_for(url: str, budget: SqlBudget) -> None:
-    with locked(url):
+async def test_a_short_lock_is_waited_for(database: str, budget: SqlBudget) -> None:
+    with locked(database):
         waiting = asyncio.create_task(budget.reserve("key", TOTAL, Money(100), NOW))
         await asyncio.sleep(1.3)  # longer than the database itself waits
     assert isinstance(await waiting, Reservation)
 
 
-async def test_closing_says_what_was_not_told(url: str, store: Store, logs: list[EventDict]) -> None:
+async def test_closing_says_what_was_not_told(database: str, store: Store, logs: list[EventDict]) -> None:
     budget = SqlBudget(store, patience=1.0)
     reservation = await budget.reserve("key", TOTAL, Money(100), NOW)
     late = await budget.reserve("key", TOTAL, Money(100), NOW)
-    with locked(url):
+    with locked(database):
         await budget.settle(reservation, Money(40))
         began = time.monotonic()
         await budget.aclose()
@@ -278,12 +259,12 @@ async def test_closing_tells_what_it_can(store: Store) -> None:
 
 
 async def test_what_has_no_room_stays_at_its_bound(
-    url: str, store: Store, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    database: str, store: Store, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_budget, "ROOM", 2)
     budget = SqlBudget(store, patience=0.3)
     made = [await budget.reserve("key", TOTAL, Money(100), NOW) for _ in range(3)]
-    with locked(url):
+    with locked(database):
         await asyncio.gather(*(budget.settle(each, Money(1)) for each in made))
     await told(budget)
     assert await total(budget) == 102
@@ -311,8 +292,8 @@ class Torn(Store):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_commit_of_which_nothing_is_heard_counts_once(url: str, when: Literal["before", "after"]) -> None:
-    store = Torn.open(url)
+async def test_a_commit_of_which_nothing_is_heard_counts_once(database: str, when: Literal["before", "after"]) -> None:
+    store = Torn.open(database)
     assert isinstance(store, Torn)
     budget = SqlBudget(store, patience=PATIENT)
     first = await budget.reserve("key", TOTAL, Money(100), NOW)
@@ -350,10 +331,10 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(postgres: Postgres
 
 
 @asynccontextmanager
-async def away(url: str) -> AsyncIterator[None]:
+async def away(database: str) -> AsyncIterator[None]:
     """The PostgreSQL server tears all connections to this database, and takes no new ones."""
-    name = url.rpartition("?")[0].rpartition("/")[2]
-    engine = create_engine(url.replace(f"/{name}?", "/postgres?"), isolation_level="AUTOCOMMIT")
+    name = database.rpartition("?")[0].rpartition("/")[2]
+    engine = create_engine(database.replace(f"/{name}?", "/postgres?"), isolation_level="AUTOCOMMIT")
 
     def gone() -> None:
         with engine.connect() as connection:
@@ -373,8 +354,8 @@ async def away(url: str) -> AsyncIterator[None]:
 
 
 async def test_outages_under_load_count_nothing_twice_and_lose_nothing(postgres: Postgres) -> None:
-    url = postgres()
-    store = Store.open(url)
+    database = postgres()
+    store = Store.open(database)
     budget = SqlBudget(store)
     allowances = [Allowance(MOST, "day"), Allowance(MOST, "total")]
     stop = asyncio.Event()
@@ -397,7 +378,7 @@ async def test_outages_under_load_count_nothing_twice_and_lose_nothing(postgres:
     workers = [asyncio.create_task(worker()) for _ in range(30)]
     for seconds in (0.0, 0.0, 0.2, 0.0, 2.5):
         await asyncio.sleep(0.3)
-        async with away(url):
+        async with away(database):
             await asyncio.sleep(seconds)
     await asyncio.sleep(0.8)
     stop.set()
@@ -425,12 +406,12 @@ async def test_a_row_that_is_refused_holds_up_nobody(store: Store, budget: SqlBu
 
 async def test_old_periods_are_forgotten(store: Store, budget: SqlBudget) -> None:
     day, both = [Allowance(Money(1000), "day")], [Allowance(Money(1000), "day"), *TOTAL]
-    late = await budget.reserve("key", day, Money(10), NOW)
-    dead = await budget.reserve("key", both, Money(20), NOW)
-    await budget.reserve("key", both, Money(1), NOW + DAY)
-    assert await budget.used("key", both, NOW) == [Money(30), Money(21)]
-    await budget.reserve("key", both, Money(1), NOW + LATE_SECONDS + DAY)
-    assert await budget.used("key", both, NOW) == [Money.ZERO, Money(22)]
+    late = await budget.reserve("key", day, Money(10), LONG_AGO)
+    dead = await budget.reserve("key", both, Money(20), LONG_AGO)
+    await budget.reserve("key", both, Money(1), LONG_AGO + DAY)
+    assert await budget.used("key", both, LONG_AGO) == [Money(30), Money(21)]
+    await budget.reserve("key", both, Money(1), LONG_AGO + LATE_SECONDS + DAY)
+    assert await budget.used("key", both, LONG_AGO) == [Money.ZERO, Money(22)]
     with store.transaction() as connection:
         kept = [str(period) for period in connection.scalars(select(spending.c.period).order_by(spending.c.period))]
         held = set(connection.scalars(select(reservations.c.id)))
@@ -439,7 +420,16 @@ async def test_old_periods_are_forgotten(store: Store, budget: SqlBudget) -> Non
     assert dead.id in held, "its total never ends"
     for each in (late, dead):
         await budget.settle(each, Money.ZERO)
-    assert await budget.used("key", both, NOW) == [Money.ZERO, Money(2)]
+    assert await budget.used("key", both, LONG_AGO) == [Money.ZERO, Money(2)]
+
+
+async def test_a_clock_that_is_days_ahead_makes_nobody_forget(store: Store, budget: SqlBudget) -> None:
+    now, day = time.time(), [Allowance(Money(10), "day")]
+    await budget.settle(await budget.reserve("key", day, Money(10), now), Money(10))
+    for days in (10, 400):
+        await budget.reserve("other", day, Money(1), now + days * DAY)
+    with pytest.raises(OverBudget):
+        await budget.reserve("key", day, Money(1), now)
 
 
 async def test_forgetting_waits_for_nobody(postgres: Postgres) -> None:
@@ -447,10 +437,10 @@ async def test_forgetting_waits_for_nobody(postgres: Postgres) -> None:
     budget = SqlBudget(store, patience=PATIENT)
     day = [Allowance(Money(1000), "day")]
     for subject in ("held", "free"):
-        await budget.reserve(subject, day, Money(10), NOW)
+        await budget.reserve(subject, day, Money(10), LONG_AGO)
     with store.transaction(write=True) as connection:
         connection.execute(select(spending).where(spending.c.subject == "held").with_for_update())
-        await budget.reserve("new", day, Money(1), NOW + LATE_SECONDS + 2 * DAY)
+        await budget.reserve("new", day, Money(1), LONG_AGO + LATE_SECONDS + 2 * DAY)
     with store.transaction() as connection:
         assert set(connection.scalars(select(spending.c.subject))) == {"held", "new"}
     await budget.aclose()
@@ -480,8 +470,8 @@ async def test_open_shared_keeps_budgets_where_it_can(store: Store) -> None:
         assert type(shared.budget) is MemoryBudget
 
 
-async def test_an_older_ledger_gets_budgets(url: str) -> None:
-    engine = create_engine(url)
+async def test_an_older_ledger_gets_budgets(database: str) -> None:
+    engine = create_engine(database)
     with engine.begin() as connection:
         command.upgrade(migrate.config(connection), "0003")
         assert not inspect(connection).has_table("spending")
@@ -489,7 +479,7 @@ async def test_an_older_ledger_gets_budgets(url: str) -> None:
         of = "id, name, tags, created_at, version"
         connection.exec_driver_sql(f"INSERT INTO keys ({of}) VALUES ('old', 'old', '[]', 1.0, 1)")
     engine.dispose()
-    store = Store.open(url)
+    store = Store.open(database)
     with store.transaction() as connection:
         assert migrate.current(connection) == migrate.HEAD
         assert list(connection.scalars(select(keys.c.id))) == ["old"]
@@ -520,8 +510,8 @@ async def worker(budget):
         await budget.settle(reservation, Money(7))
         print("settled")
 
-async def main(url):
-    store = Store.open(url)
+async def main(database):
+    store = Store.open(database)
     budget = SqlBudget(store, patience={PATIENT})
     print("ready")
     sys.stdin.readline()
@@ -533,39 +523,18 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_a_process_is_killed_in_the_middle(url: str) -> None:
-    Store.open(url).close()
-    spenders = [
-        subprocess.Popen(
-            [sys.executable, "-u", "-c", SPENDER, url],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    try:
-        for each in spenders:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
-        for each in spenders:
-            assert each.stdin is not None
-            each.stdin.write("go\n")
-            each.stdin.flush()
-        victim = spenders[0]
-        assert victim.stdout is not None
-        settled = sum(victim.stdout.readline() == "settled\n" for _ in range(25))
-        assert settled == 25
-        assert victim.poll() is None, "in the middle"
-        victim.send_signal(signal.SIGKILL)
-        settled += sum(each.communicate(timeout=60)[0].count("settled\n") for each in spenders)
-        assert [each.returncode for each in spenders] == [-signal.SIGKILL, 0, 0]
-    finally:
-        for each in spenders:
-            each.kill()
-            each.communicate()
-    store = Store.open(url)
+def test_a_process_is_killed_in_the_middle(database: str, together: Together) -> None:
+    Store.open(database).close()
+    spenders = together(3, SPENDER, database)
+    victim = spenders[0]
+    assert victim.stdout is not None
+    settled = sum(victim.stdout.readline() == "settled\n" for _ in range(25))
+    assert settled == 25
+    assert victim.poll() is None, "in the middle"
+    victim.send_signal(signal.SIGKILL)
+    settled += sum(each.communicate(timeout=60)[0].count("settled\n") for each in spenders)
+    assert [each.returncode for each in spenders] == [-signal.SIGKILL, 0, 0]
+    store = Store.open(database)
     with store.transaction() as connection:
         used = connection.scalar(select(spending.c.used)) or 0
         aside = connection.scalar(select(func.coalesce(func.sum(reservations.c.amount), 0))) or 0

@@ -1,0 +1,103 @@
+"""The list of requests, filtered and paged; and one of them opened whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway.dashboard import PATH
+from gateway.ledger.entry import Entry
+from pricing.money import Money
+
+pytestmark = pytest.mark.anyio
+
+
+def recent(entries: Sequence[Entry]) -> list[Entry]:
+    return [each for each in entries if each.request_id != "old-1"]
+
+
+async def test_requests_newest_first_and_filtered(pages: Any) -> None:
+    async with pages() as site:
+        links = [said["href"] for said in (await site.get("/requests")).all("a") if "/requests/" in said["href"]]
+        newest = sorted(recent(site.entries), key=lambda each: -each.at)
+        assert links == [f"{PATH}/requests/{each.request_id}" for each in newest]
+        for name, value in (
+            ("caller", "key-bbbb"),
+            ("outcome", "failed"),
+            ("strategy", "teacher"),
+            ("model", "gkt"),
+        ):
+            told = await site.rows("/requests", range="all", **{name: value})
+            wanted = [each.request_id for each in newest if getattr(each, name) == value]
+            assert [line["request_id"] for line in told] == wanted
+            assert wanted
+            page = await site.get("/requests", range="all", **{name: value})
+            assert f"{len(wanted)} request" in page.text
+        page = await site.get("/requests", caller="nobody")
+        assert "No request fits" in page.text
+
+
+async def test_paging_shows_each_request_once(pages: Any, made: Any) -> None:
+    now = time.time()
+    # Many at the very same moment: the page's end then lies among equals.
+    entries = [
+        made.entry(
+            f"r-{number:03d}", now - number // 40, [made.call(f"r-{number:03d}", 0, "answer", "student", 1, now)]
+        )
+        for number in range(120)
+    ]
+    async with pages(entries) as site:
+        seen: list[str] = []
+        page = await site.get("/requests")
+        while True:
+            seen += [s["href"].rpartition("/")[2] for s in page.all("a") if "/requests/" in s["href"]]
+            older = [said["href"] for said in page.all("a") if said.get("rel") == "next"]
+            if not older:
+                break
+            page = await site.get(older[0].removeprefix(PATH))
+        assert len(seen) == len(set(seen)) == 120
+        assert seen == [e.request_id for e in sorted(entries, key=lambda e: (e.at, e.request_id), reverse=True)]
+        assert (await site.http.get(f"{PATH}/requests?before=nonsense")).status_code == 400
+
+
+async def test_one_request_opened_whole(pages: Any) -> None:
+    async with pages() as site:
+        page = await site.get("/requests/fallback-1")
+        total = Money(7 + 5 + 900_000_031)
+        assert page.amounts("spent")[0] == total.plain
+        assert page.amounts("saved") == [(Money(2_000_000_011) - total).plain]
+        assert page.amounts("baseline") == [Money(n).plain for n in (2_000_000_011, 1_500_000_007, 3_000_000_013)]
+        for text in (
+            "Wasted guidance: reasoning",
+            "Unavailable",
+            "route *: cut-off",
+            "config: gpt-6-sol",
+            "128 cached",
+        ):
+            assert text in page.text
+        bars = [said for said in page.all("rect") if said["class"] != "track"]
+        assert len(bars) == 5, "three stages, of which one said no word"
+        for said in bars:
+            begin, width = (float(said[name].removesuffix("%")) for name in ("x", "width"))
+            assert 0 <= begin <= begin + width <= 100.01
+        (line,) = (said for said in page.all("div") if said.get("class") == "lines")
+        assert "answer by student: asked at 0.00 s, no word came" in line["aria-label"]
+        told = await site.rows("/requests/fallback-1")
+        assert [each["cost_usd"] for each in told] == [Money(n).plain for n in (7, 5, 900_000_031)]
+        assert told[0]["input_usd_per_million"] == "2"
+        assert (await site.get("/requests/unpriced-1")).amounts("spent") == []
+        assert "No settled request has the id" in (await site.get("/requests/nobody", 404)).text
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_text_is_shown_only_where_it_was_stored(pages: Any, made: Any, stored: bool) -> None:
+    text = {"messages": [{"role": "user", "content": "A secret <b>question</b>"}], "answer": "Its answer."}
+    one = made.entry("told", time.time(), [made.call("told", 0, "answer", "student", 1, time.time())], text=text)
+    async with pages([one], text=stored) as site:
+        page = await site.get("/requests/told")
+        assert ("A secret <b>question</b>" in page.text) is stored
+        assert ("Its answer." in page.text) is stored
+        assert ("Not stored." in page.text) is not stored
