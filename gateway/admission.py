@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -37,11 +37,15 @@ Spent = tuple[Allowance, Money]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one request holds. `headers` (`x-ratelimit-*`) belong to its answer."""
+    """What one request holds."""
 
     taken: Taken | None = None
     reservation: Reservation | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """`x-ratelimit-*` for its answer."""
+        return {} if self.taken is None else self.taken.headers
 
     def __bool__(self) -> bool:
         return self.taken is not None or self.reservation is not None
@@ -83,20 +87,20 @@ class Admission:
                 code="unbounded_cost",
             )
         taken: Taken | None = None
+        reservation: Reservation | None = None
         try:
             if limits:
                 estimate = 0 if limits.tokens_per_minute is None else estimated(chat)
                 taken = await self.shared.limiter.take(caller.id, limits, estimate)
             if budgets:
                 reservation = await self.shared.budget.reserve(caller.id, budgets, amount, time.time())
-                return Held(taken, reservation, {} if taken is None else taken.headers)
         except BaseException as error:
             if isinstance(error, (RateLimited, OverBudget, Busy)):
                 self.refused[caller.id, reason(error)] += 1
             if taken is not None:
                 await asyncio.shield(self._begin(self.shared.limiter.give(taken, 0)))
             raise
-        return Held(taken, None, {} if taken is None else taken.headers)
+        return Held(taken, reservation)
 
     async def give_back(self, held: Held, exchange: Exchange, entry: Entry | None) -> None:
         """The request is over; without an entry nobody knows what it took.

@@ -32,6 +32,7 @@ from gateway.ledger.entry import Entry, Ledger
 from gateway.lengths import Lengths
 from gateway.metrics import Metrics
 from gateway.planner import Planner
+from gateway.readiness import Readiness
 from gateway.strategies.base import Strategy
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
@@ -47,12 +48,6 @@ if TYPE_CHECKING:  # OpenTelemetry is an extra, and imported only where traces a
 
 SETTLE_SECONDS = 5.0
 """How long an answer waits for its entry to be on record; after that the ledger's queue still holds it."""
-
-LOOK_SECONDS = 2.0
-"""How long the state of the upstreams is taken for true."""
-
-GLANCE_SECONDS = 1.0
-"""How long a scrape waits for that look; it goes on alone, and the next scrape sees what it found."""
 
 log = structlog.get_logger("gateway")
 
@@ -98,10 +93,7 @@ class Gateway:
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._looking = asyncio.Lock()
-        self._looked = 0.0
-        self._state: dict[str, Any] | None = None
-        self._glance: asyncio.Task[Any] | None = None
+        self._readiness = Readiness(upstreams, metrics)
         self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         guided = Guided()
         self._strategies: Mapping[StrategyName, Strategy] = {
@@ -291,41 +283,16 @@ class Gateway:
                 await self.shadows.idle()
 
     async def readiness(self) -> dict[str, Any]:
-        """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`.
-
-        Looked up at most every `LOOK_SECONDS`, however often it is asked.
-        """
-        async with self._looking:
-            if self._state is None or time.monotonic() - self._looked > LOOK_SECONDS:
-                self._state, self._looked = await self._look(), time.monotonic()
-            return self._state | {"ready": self._state["ready"] and not self.closing}
+        """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`."""
+        state = await self._readiness.state()
+        return state | {"ready": state["ready"] and not self.closing}
 
     async def glance(self) -> None:
-        """Bring the gauges up to date, as far as that is possible within `GLANCE_SECONDS`."""
+        """Bring the gauges up to date, as far as that is possible within a second."""
         self.metrics.queue.set(self.ledger.waiting)
         self.metrics.in_flight.set(self.in_flight)
         self._tell_of_redis()
-        if self._glance is None or self._glance.done():
-            self._glance = asyncio.create_task(self.readiness())
-        await asyncio.wait([self._glance], timeout=GLANCE_SECONDS)
-
-    async def _look(self) -> dict[str, Any]:
-        found = await asyncio.gather(*(self._ready(upstream) for upstream in self.upstreams.values()))
-        states = dict(zip(self.upstreams, found, strict=True))
-        for name, state in states.items():
-            self.metrics.ready(name, state["ready"])
-        return {"ready": all(state["ready"] for state in states.values()), "upstreams": states}
-
-    async def _ready(self, upstream: Upstream) -> dict[str, Any]:
-        state: dict[str, Any] = {"ready": True, "model": upstream.model, "stand_in": upstream.stand_in}
-        try:
-            proven = await upstream.engine.ready()
-        except EngineError as error:
-            return state | {"ready": False, "error": f"{type(error).__name__}: {error}"}
-        except Exception as error:  # a fault of one engine must not hide the state of the others
-            log.exception("an engine failed to say whether it is ready", upstream=upstream.name)
-            return state | {"ready": False, "error": type(error).__name__}
-        return state | {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}
+        await self._readiness.glance()
 
     def _check_keys(self, chat: Chat, plan: Plan) -> None:
         """Raises `Unauthorized` when a model would be asked that has no key, neither its own nor the caller's."""

@@ -16,6 +16,9 @@ from gateway.allowance import MOST, Allowance, PeriodName
 from gateway.errors import OverBudget
 from pricing.money import Money
 
+LATE_SECONDS = 8 * 86_400
+"""How long a period that is over is kept, for reservations that are settled late."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

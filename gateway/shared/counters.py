@@ -19,8 +19,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from gateway.allowance import Allowance
 from gateway.errors import OverBudget
 from gateway.ledger.schema import reservations, spending
-from gateway.shared.budget import Reservation, Span, over
-from gateway.shared.memory import LATE_SECONDS
+from gateway.shared.budget import LATE_SECONDS, Reservation, Span, over
 from pricing.money import Money
 
 OLD_AT_ONCE = 1000

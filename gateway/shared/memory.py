@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.allowance import Allowance, Limits
-from gateway.shared.budget import Reservation, Span, checked, over, tightest
+from gateway.shared.budget import LATE_SECONDS, Reservation, Span, checked, over, tightest
 from gateway.shared.limits import GRAIN, MINUTE, Kind, Levels, Taken, check_size, headers, refusal
 from pricing.money import Money
 
@@ -16,8 +16,6 @@ IDLE_SECONDS = 3600.0
 """A subject that asked nothing for so long is forgotten; its buckets are full."""
 ROOM = 1024
 """So many subjects are kept before the idle ones are looked for."""
-LATE_SECONDS = 8 * 86_400
-"""How long a period that is over is kept, for reservations that are settled late."""
 
 
 @dataclass(slots=True)

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import structlog
 
 from gateway.allowance import Allowance
-from gateway.shared.budget import Reservation, Span, checked, over, span, tightest
+from gateway.shared.budget import LATE_SECONDS, Reservation, Span, checked, over, span, tightest
 from gateway.shared.link import Away, Link, Script
-from gateway.shared.memory import LATE_SECONDS, MemoryBudget
+from gateway.shared.memory import MemoryBudget
 from gateway.shared.redis import away
 from pricing.money import Money
 

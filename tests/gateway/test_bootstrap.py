@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gateway import pipeline
 from gateway.bootstrap import keys, open_gateway, seats
 from gateway.chat import Caller
 from gateway.config import Config
@@ -161,7 +160,7 @@ class TestLife:
     async def test_an_upstream_that_is_not_up_does_not_keep_the_gateway_down(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pipeline, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr("gateway.readiness.LOOK_SECONDS", 0.0)
         journal: list[str] = []
         student = Told("student", journal, proves=Unavailable("not yet"))
         async with open_gateway(parse(), engines={"student": student}, environ={}) as gateway:

@@ -181,8 +181,8 @@ async def test_gauges_say_what_is_so_now(house: Any) -> None:
 async def test_an_upstream_that_is_away_is_told_and_one_that_hangs_does_not_hold_the_scrape(
     house: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.pipeline.GLANCE_SECONDS", 0.05)
-    monkeypatch.setattr("gateway.pipeline.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.readiness.GLANCE_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.readiness.LOOK_SECONDS", 0.0)
     away = asyncio.Event()
 
     class Away(Scripted):

@@ -380,7 +380,7 @@ class TestReadiness:
             assert state["upstreams"]["student"]["abilities"] == ["continue", "tools"]
             await student.aclose()
             assert (await home.gateway.readiness())["ready"]  # it was looked at just now
-            monkeypatch.setattr(pipeline, "LOOK_SECONDS", 0.0)
+            monkeypatch.setattr("gateway.readiness.LOOK_SECONDS", 0.0)
             state = await home.gateway.readiness()
             assert not state["ready"]
             assert state["upstreams"]["student"]["error"].startswith("Unavailable: ")

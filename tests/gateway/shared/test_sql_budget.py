@@ -21,10 +21,10 @@ from gateway.ledger import migrate
 from gateway.ledger.schema import keys, reservations, spending
 from gateway.ledger.store import Store
 from gateway.shared import counters, sql_budget
-from gateway.shared.budget import Reservation, Span, tightest
+from gateway.shared.budget import LATE_SECONDS, Reservation, Span, tightest
 from gateway.shared.build import open_shared
 from gateway.shared.counters import Debt, Wish
-from gateway.shared.memory import LATE_SECONDS, MemoryBudget, MemoryLimiter
+from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.sql_budget import SqlBudget, attempt
 from pricing.money import Money
 from tests.conftest import Postgres, Together
