@@ -115,9 +115,14 @@ class Planner:
                 "(pass_key); leave the header out.",
                 param=PROVIDER_KEY,
             )
-        if (route.holdout or route.shadow) and plan.strategy == route.strategy and not asked:
+        if (route.holdout or route.shadow) and not asked and self._is_plain(plan, name):
             return self._drawn(plan, route, chat, caller)
         return plan
+
+    def _is_plain(self, plan: Plan, name: str) -> bool:
+        """Whether the plan is what the route says, and nothing has changed it but the model that was asked for."""
+        plain = self._plain[name]
+        return replace(plan, why=plain.why, teacher_model=plain.teacher_model) == plain
 
     def _drawn(self, plan: Plan, route: Route, chat: Chat, caller: Caller) -> Plan:
         """The plan that the route has for this chat, or the teacher alone; and whether the teacher answers too.

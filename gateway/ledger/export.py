@@ -41,7 +41,8 @@ MOMENTS = {"at": "time", "started": "time"}
 
 BATCH = 10_000
 ALL = Query()
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell that a spreadsheet runs begins with; the last four are the full-width forms of the first."""
 
 
 def export(url: str, path: Path, form: Format, rows: Rows = "requests", query: Query = ALL) -> int:
@@ -122,8 +123,12 @@ def _cell(value: Any) -> Any:
         return str(value).lower()
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    # Names come from callers: a spreadsheet would run one that begins like a formula.
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return harmless(value) if isinstance(value, str) else value
+
+
+def harmless(text: str) -> str:
+    """A text for a cell of CSV. Names come from callers, and spreadsheets run what begins like a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _parquet() -> Callable[[Path, Table, Iterator[Sequence[dict[str, Any]]]], int]:

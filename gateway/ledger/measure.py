@@ -9,28 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, cast, func, insert, select
+from sqlalchemy import BigInteger, Connection, Select, cast, exists, func, insert, select
 
-from gateway.ledger import rollup
 from gateway.ledger.entry import LengthKey
-from gateway.ledger.schema import GROUPED, MEASURES, calls, corrections, entries, measurements
-from gateway.ledger.tally import amounts, method, tally
+from gateway.ledger.schema import MEASURES, calls, corrections, entries, measurements
+from gateway.ledger.tally import amounts, correction, method, tally
 from pricing.length_ratio import Pairs
 
 Row = Mapping[Any, Any]
 
 
-def measure(connection: Connection, shadow_ids: Sequence[str]) -> None:
-    """Put on record what the shadows of these ids measured, as far as they succeeded and their requests are there."""
+def measure(connection: Connection, shadow_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Put on record what the shadows of these ids measured, as far as they succeeded and their requests are there.
+
+    Returned are the corrections that follow, for `rollup.correct`. A request that is `recovered` is not there yet: if
+    its process lives and settles it after all, it is measured then. Nothing is measured twice.
+    """
+    found: list[dict[str, Any]] = []
     which = entries.c.request_id.in_(shadow_ids), entries.c.shadow_of.is_not(None), entries.c.outcome == "ok"
-    for shadow in _rows(connection, select(entries).where(*which).order_by(entries.c.request_id)):
+    done = exists().where(measurements.c.request_id == entries.c.shadow_of)
+    for shadow in _rows(connection, select(entries).where(*which, ~done).order_by(entries.c.request_id)):
         # Locked as those who reprice lock it: the numbers of corrections are theirs and ours.
-        served = select(entries).where(entries.c.request_id == shadow["shadow_of"]).with_for_update()
-        for request in _rows(connection, served):
-            _measure(connection, request, shadow)
+        this = entries.c.request_id == shadow["shadow_of"], entries.c.outcome != "recovered"
+        for request in _rows(connection, select(entries).where(*this).with_for_update()):
+            found += _measure(connection, request, shadow)
+    return found
 
 
-def _measure(connection: Connection, request: Row, shadow: Row) -> None:
+def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str, Any]]:
     teacher = _of(connection, shadow["request_id"])[0]
     measurement = {
         "request_id": request["request_id"],
@@ -48,27 +54,15 @@ def _measure(connection: Connection, request: Row, shadow: Row) -> None:
     connection.execute(insert(measurements).values(measurement))
     new = method(request, measurement)
     if new == request["baseline_method"]:
-        return
+        return []
     earlier = select(corrections).where(corrections.c.request_id == request["request_id"])
     before = _rows(connection, earlier.order_by(corrections.c.number))
     made = _of(connection, request["request_id"])
     costs = amounts(made, before)
     was, will = tally(request, made, costs), tally(request, made, costs, measurement)
-    moved = (
-        (request["baseline_method"], {name: -was[name] for name in MEASURES}),
-        (new, {name: will[name] for name in MEASURES}),
-    )
-    for number, (of, difference) in enumerate(moved, len(before) + 1):
-        correction = {
-            "request_id": request["request_id"],
-            "number": number,
-            "made": shadow["at"] + (shadow["duration"] or 0.0),
-            "calls": "{}",
-            "baseline_method": of,
-            **{column: request[column] for column in ("at", "day", *GROUPED)},
-            **difference,
-        }
-        rollup.correct(connection, correction)
+    at = shadow["at"] + (shadow["duration"] or 0.0)
+    moved = (request["baseline_method"], {name: -was[name] for name in MEASURES}), (new, will)
+    return [correction(request, number, at, *each) for number, each in enumerate(moved, len(before) + 1)]
 
 
 def lengths(connection: Connection, since: float) -> dict[LengthKey, Pairs]:

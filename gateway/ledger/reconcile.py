@@ -7,12 +7,13 @@ model), whose buckets hold `results`. `NAMES` says which columns are understood;
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ NAMES: Mapping[str, Sequence[str]] = {
     "cost": ("cost", "cost_usd", "amount_usd", "amount_value"),
 }
 """The names that each column may have; the first one there counts. Input includes cached tokens; costs are dollars."""
+
+TOKENS = DOLLARS = 10**40
+"""Beyond any number that a provider tells. One with a billion digits would be made in full."""
 
 SNAPSHOT = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
 
@@ -96,7 +100,7 @@ def read(path: Path) -> dict[Key, Used]:
         rows: Iterable[Mapping[str, Any]] = (
             _rows(json.loads(text, parse_float=Decimal))
             if text.lstrip()[:1] in "[{"
-            else csv.DictReader(text.splitlines())
+            else csv.DictReader(io.StringIO(text, newline=""))
         )
         for number, row in enumerate(rows, 1):
             told = {name: _first(row, names) for name, names in NAMES.items()}
@@ -104,12 +108,13 @@ def read(path: Path) -> dict[Key, Used]:
                 raise ValueError(
                     f"row {number} has no {'model' if told['model'] is None else 'date'} (see docs/ledger.md)"
                 )
-            cost = None if told["cost"] is None else Money.usd(Decimal(str(told["cost"])))
-            used = Used(_count(told["input"]), _count(told["output"]), cost)
+            used = Used(_count(told["input"]), _count(told["output"]), _dollars(told["cost"]))
             _add(found.setdefault((_day(told["date"]), str(told["model"])), Used()), used)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, InvalidOperation) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not understood: its brackets are too deep") from error
+    except (ValueError, ArithmeticError, csv.Error) as error:
         raise ConfigError(f"{path} is not understood: {error}") from error
     return found
 
@@ -125,6 +130,8 @@ def _rows(data: Any) -> Iterator[Mapping[str, Any]]:
         yield from _rows(data["data"])
     elif isinstance(data.get("results"), list):
         for result in data["results"]:
+            if not isinstance(result, dict):
+                raise ValueError("a row must be an object")
             yield {**data, **result}
     else:
         yield data
@@ -138,9 +145,18 @@ def _count(value: Any) -> int | None:
     if value is None:
         return None
     count = Decimal(str(value))
-    if count != int(count) or count < 0:
+    if not count.is_finite() or not 0 <= count < TOKENS or count != int(count):
         raise ValueError(f"{value} is no number of tokens")
     return int(count)
+
+
+def _dollars(value: Any) -> Money | None:
+    if value is None:
+        return None
+    amount = Decimal(str(value))
+    if not amount.is_finite() or abs(amount) >= DOLLARS or (amount and abs(amount) * DOLLARS < 1):
+        raise ValueError(f"{value} is no amount of dollars")
+    return Money.usd(amount)
 
 
 def _day(value: Any) -> str:

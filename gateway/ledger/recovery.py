@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, insert, select, update
 
 from gateway.ledger import rollup
 from gateway.ledger.entry import SHADOW
 from gateway.ledger.rows import STAGES, day_of
-from gateway.ledger.schema import calls, entries, is_open, runs
+from gateway.ledger.schema import MEASURES, calls, corrections, entries, is_open, measurements, runs
+from gateway.ledger.tally import amounts, correction, method, tally
+
+Row = Mapping[Any, Any]
 
 STALE = 120.0
 """Seconds without a heartbeat after which a process that cannot be looked at counts as dead."""
@@ -84,32 +87,24 @@ def recover(connection: Connection, mine: int, now: float) -> int:
 
     `mine` is the run that asks; it is alive. Runs that another process is just looking at are left to it.
     """
-    others = connection.execute(
-        select(runs).where(runs.c.ended.is_(None), runs.c.id != mine).with_for_update(skip_locked=True)
-    )
+
+    def free(of: Select[Any]) -> Select[Any]:
+        # Not locked against who refers to them: writers of their calls do, and would wait in a circle.
+        return of.with_for_update(skip_locked=True, key_share=True)
+
+    others = connection.execute(free(select(runs).where(runs.c.ended.is_(None), runs.c.id != mine)))
     dead = [run.id for run in others if not Process(run.host, run.pid, run.process_start).alive(run.heartbeat, now)]
     # What a run left open that ended in order can no longer be settled by it either.
     ended = select(runs.c.id).where(runs.c.ended.is_not(None), runs.c.id.in_(select(calls.c.run).where(is_open)))
-    return _settle(connection, [*dead, *connection.scalars(ended)], now)
+    return _settle(connection, [*dead, *connection.scalars(free(ended))], now)
 
 
 def _settle(connection: Connection, dead: Sequence[int], now: float) -> int:
     if not dead:
         return 0
-    left = (is_open, calls.c.run.in_(dead))
-    found = (
-        connection.execute(
-            select(calls, entries.c.request_id.label("entered"))
-            .outerjoin(entries, entries.c.request_id == calls.c.request_id)
-            .where(*left)
-            .order_by(calls.c.request_id, calls.c.started, calls.c.id)
-        )
-        .mappings()
-        .all()
-    )
     at_bound = (
         update(calls)
-        .where(*left)
+        .where(is_open, calls.c.run.in_(dead))
         .values(
             is_open=False,
             is_bound=True,
@@ -118,23 +113,37 @@ def _settle(connection: Connection, dead: Sequence[int], now: float) -> int:
                 None
             ),  # a stand-in's money was not really spent, whatever became of the call
         )
+        .returning(calls)
     )
-    connection.execute(at_bound)
+    # What was changed here, and not what was seen: another process may have settled some of it just before.
+    found = sorted(
+        connection.execute(at_bound).mappings(), key=lambda call: (call["request_id"], call["started"], call["id"])
+    )
     requests = {name: list(group) for name, group in groupby(found, key=lambda call: str(call["request_id"]))}
-    entered = [name for name, of_request in requests.items() if of_request[0]["entered"] is not None]
-    connection.execute(select(entries.c.request_id).where(entries.c.request_id.in_(entered)).with_for_update())
-    rollup.add(connection, entered, -1)
-    for request_id, of_request in requests.items():
-        if of_request[0]["entered"] is None:
-            connection.execute(insert(entries).values(recovered(of_request)))
-        else:
-            _add(connection, request_id, of_request)
-    rollup.add(connection, list(requests))
+    if requests:
+        _book(connection, requests, now)
     connection.execute(update(runs).where(runs.c.id.in_(dead), runs.c.ended.is_(None)).values(ended=now))
     return len(found)
 
 
-def recovered(of_request: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+def _book(connection: Connection, requests: Mapping[str, Sequence[Row]], now: float) -> None:
+    """Make an entry of each request's calls, or add them to the one that there is, and to the rollups."""
+    dialect = connection.dialect.name
+    there = select(entries).where(rollup.named(dialect, rollup.ids(dialect, list(requests))))
+    locked = connection.execute(there.order_by(entries.c.request_id).with_for_update()).mappings().all()
+    entered = {str(entry["request_id"]): entry for entry in locked}
+    rollup.hold(connection)
+    rollup.add(connection, list(entered), -1)
+    amended: list[dict[str, Any]] = []
+    for request_id, of_request in requests.items():
+        if request_id in entered:
+            amended += _add(connection, entered[request_id], of_request, now)
+        else:
+            connection.execute(insert(entries).values(recovered(of_request)))
+    rollup.correct(connection, amended, list(requests))
+
+
+def recovered(of_request: Sequence[Row]) -> dict[str, Any]:
     """The entry of a request that nobody settled, from its calls in the order in which they began."""
     first = of_request[0]
     seats = {call["seat"]: call["upstream"] for call in of_request}
@@ -158,7 +167,7 @@ def recovered(of_request: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     }
 
 
-def _bounds(of_request: Iterable[Mapping[Any, Any]]) -> dict[str, Any]:
+def _bounds(of_request: Iterable[Row]) -> dict[str, Any]:
     """The sums of an entry over calls that are booked at their bounds."""
     stages = dict.fromkeys(STAGES, 0)
     notional = 0
@@ -181,8 +190,11 @@ def _bounds(of_request: Iterable[Mapping[Any, Any]]) -> dict[str, Any]:
     }
 
 
-def _add(connection: Connection, request_id: str, forgotten: Sequence[Mapping[Any, Any]]) -> None:
-    """Add calls that were open although their request was settled: they were made, so they are money."""
+def _add(connection: Connection, entry: Row, forgotten: Sequence[Row], now: float) -> list[dict[str, Any]]:
+    """Add calls that were open although their request was settled: they were made, so they are money.
+
+    Returned is what that changes about the corrections that the entry has.
+    """
     bounds = _bounds(forgotten)
     more: dict[str, Any] = {
         name: entries.c[name] + amount for name, amount in bounds.items() if name.endswith("_spent")
@@ -190,4 +202,40 @@ def _add(connection: Connection, request_id: str, forgotten: Sequence[Mapping[An
     more["spent"] = None if bounds["unpriced"] else entries.c.spent + bounds["spent"]
     if bounds["unpriced"]:
         more["unpriced"] = True
-    connection.execute(update(entries).where(entries.c.request_id == request_id).values(more))
+    this = entries.c.request_id == entry["request_id"]
+    connection.execute(update(entries).where(this).values(more))
+    return _corrected(connection, entry, {call["id"] for call in forgotten}, now)
+
+
+def _corrected(connection: Connection, old: Row, forgotten: Set[str], now: float) -> list[dict[str, Any]]:
+    """What makes the corrections of an entry right again, which were made when nobody knew of its `forgotten` calls.
+
+    The entry's own sums have changed by what these cost. All its sums together must change by what they do to the
+    entry *as it was corrected*, under the method that its baseline has by now.
+    """
+
+    def of(table: Table, *order: ColumnElement[Any]) -> Sequence[Row]:
+        named = select(table).where(table.c.request_id == old["request_id"])
+        return connection.execute(named.order_by(*order)).mappings().all()
+
+    before = of(corrections, corrections.c.number)
+    if not before:
+        return []
+    [entry], measurement = of(entries), next(iter(of(measurements)), None)
+    made = of(calls)
+    known = [call for call in made if call["id"] not in forgotten]
+    booked = _difference(tally(entry, made, amounts(made, [])), tally(old, known, amounts(known, [])))
+    stands = _difference(
+        tally(entry, made, amounts(made, before), measurement), tally(old, known, amounts(known, before), measurement)
+    )
+    first, now_is = entry["baseline_method"], method(entry, measurement)
+    if first == now_is:
+        moved = [(first, _difference(stands, booked))]
+    else:
+        moved = [(first, _difference({}, booked)), (now_is, stands)]
+    changed = [each for each in moved if any(each[1].values())]
+    return [correction(entry, number, now, *each) for number, each in enumerate(changed, len(before) + 1)]
+
+
+def _difference(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {measure: one.get(measure, 0) - other.get(measure, 0) for measure in MEASURES}

@@ -7,26 +7,29 @@ correction says by how much the sums of a request change, and what its calls cos
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exc, select
 
 from gateway.ledger import rollup
 from gateway.ledger.entry import Query
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.rows import USAGE, price_text
 from gateway.ledger.savings import wanted
-from gateway.ledger.schema import GROUPED, MEASURES, calls, corrections, entries, measurements
-from gateway.ledger.tally import amounts, method, tally
+from gateway.ledger.schema import MEASURES, calls, corrections, entries, measurements
+from gateway.ledger.tally import amounts, correction, method, tally
 from pricing.book import Price
 from pricing.money import Money
 from pricing.usage import Usage
 
 BATCH = 2_000
 """Requests that are looked at, and corrected, in one transaction."""
+
+TRIES = 5
+"""How often that is tried while the database gives it up, as when others wait for it in a circle."""
 
 Row = Mapping[Any, Any]
 Quote = Callable[[str, str, str | None, float, int | None], Price | None]
@@ -48,6 +51,11 @@ class Repriced:
     unknown: int = 0
     difference: Money = field(default_factory=Money)
 
+    def add(self, more: Repriced) -> None:
+        """Count what was looked at elsewhere too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(more, each.name))
+
 
 def reprice(url: str, quote: Quote, query: Query, now: float, *, dry_run: bool = False) -> Repriced:
     """Price again the calls of the entries that `query` wants; doing it twice adds nothing.
@@ -58,13 +66,27 @@ def reprice(url: str, quote: Quote, query: Query, now: float, *, dry_run: bool =
     result = Repriced()
     with ledger_at(url, for_writing=True) as connection:
         for names in _pages(connection, query):
-            for correction in _corrections(connection, names, quote, now, result):
-                if not dry_run:
-                    rollup.correct(connection, correction)
+            result.add(_page(connection, names, quote, now, dry_run=dry_run))
+    return result
+
+
+def _page(connection: Connection, names: Sequence[str], quote: Quote, now: float, *, dry_run: bool) -> Repriced:
+    """Price again the calls of these entries, in a transaction that is tried again when the database gives it up."""
+    for left in reversed(range(TRIES)):
+        result = Repriced()
+        try:
+            found = list(_corrections(connection, names, quote, now, result))
             if dry_run:
                 connection.rollback()
             else:
+                rollup.correct(connection, found)
                 connection.commit()
+        except exc.OperationalError as error:
+            if error.connection_invalidated or not left:
+                raise
+            connection.rollback()
+        else:
+            break
     return result
 
 
@@ -92,13 +114,13 @@ def _corrections(
         found = connection.execute(asked.with_for_update() if table is entries else asked).mappings().all()
         return {name: list(group) for name, group in groupby(found, key=lambda row: row["request_id"])}
 
-    told = of(entries)
+    there = of(entries)
     made, earlier = of(calls, calls.c.started, calls.c.id), of(corrections, corrections.c.number)
     measured = of(measurements)
     for name in names:
-        if name not in told:
+        if name not in there:
             continue  # pruned meanwhile
-        entry, of_entry, before = told[name][0], made.get(name, []), earlier.get(name, [])
+        entry, of_entry, before = there[name][0], made.get(name, []), earlier.get(name, [])
         result.requests += 1
         measurement = next(iter(measured.get(name, [])), None)
         old = amounts(of_entry, before)
@@ -112,15 +134,8 @@ def _corrections(
         result.changed += 1
         result.calls += len(changes)
         result.difference += Money(difference["spent"])
-        yield {
-            "request_id": name,
-            "number": len(before) + 1,
-            "made": now,
-            "calls": orjson.dumps(changes).decode(),
-            "baseline_method": method(entry, measurement),
-            **{column: entry[column] for column in ("at", "day", *GROUPED)},
-            **difference,
-        }
+        told = orjson.dumps(changes).decode()
+        yield correction(entry, len(before) + 1, now, method(entry, measurement), difference, told)
 
 
 def _change(call: Row, old: Mapping[str, int | None], quote: Quote, result: Repriced) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     type_coerce,
     union_all,
 )
@@ -43,6 +44,16 @@ KEYS = rollups.primary_key.columns.keys()
 def added(dialect: str, which: Any, sign: int = 1) -> Any:
     """Adds to the rollups of all levels the entries that `which` names (see `named`), or takes them out."""
     return _upsert(dialect, summed(sign=sign).where(named(dialect, which)))
+
+
+def _added_with(dialect: str, which: Any, these: Sequence[Mapping[str, Any]]) -> Any:
+    """The same, with some rows of `corrections`, in one statement: see `_upsert`."""
+    keys = [(correction["request_id"], correction["number"]) for correction in these]
+    changed = tuple_(corrections.c.request_id, corrections.c.number).in_(keys)
+    of = union_all(summed().where(named(dialect, which)), summed(table=corrections).where(changed)).subquery()
+    sums = [cast(func.sum(of.c[name]), BigInteger).label(name) for name in MEASURES]
+    by = [of.c[key] for key in KEYS]
+    return _upsert(dialect, select(*by, *sums).group_by(*by))
 
 
 def _upsert(dialect: str, of: Select[Any]) -> Any:
@@ -111,11 +122,14 @@ def _is_something() -> ColumnElement[bool]:
     return or_(*(rollups.c[name] != 0 for name in MEASURES))
 
 
-def correct(connection: Connection, correction: Mapping[str, Any]) -> None:
-    """Put a row of `corrections` on record, and what it changes into the rollups."""
-    connection.execute(insert(corrections).values(correction))
-    this = [corrections.c[name] == correction[name] for name in ("request_id", "number")]
-    connection.execute(_upsert(connection.dialect.name, summed(table=corrections).where(*this)))
+def correct(connection: Connection, these: Sequence[Mapping[str, Any]], of: Sequence[str] = ()) -> None:
+    """Put rows of `corrections` on record, and what they change into the rollups, with the new entries `of`."""
+    if not these:
+        add(connection, of)
+        return
+    connection.execute(insert(corrections), [dict(correction) for correction in these])
+    dialect = connection.dialect.name
+    connection.execute(_added_with(dialect, bindparam("ids"), these), {"ids": ids(dialect, of)})
 
 
 def ids(dialect: str, of: Sequence[str]) -> Any:
@@ -164,7 +178,8 @@ def differences(connection: Connection) -> list[dict[str, Any]]:
 def hold(connection: Connection) -> None:
     """Keep others from changing rollups until the transaction ends; a writer's transaction on SQLite does so itself.
 
-    Who has written entries and waits for this adds them to the rollups afterwards.
+    Who has written entries and waits for this adds them to the rollups afterwards. For who changes them more than once
+    in a transaction, too: nobody can then wait in a circle. Comes before the first change, and behind locks on entries.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("LOCK TABLE rollups IN EXCLUSIVE MODE")

@@ -16,7 +16,7 @@ import orjson
 
 from gateway.chat import Call
 from gateway.ledger.entry import Entry
-from gateway.ledger.schema import entries
+from gateway.ledger.schema import calls, entries
 from pricing.book import Price
 from pricing.money import Money
 
@@ -25,6 +25,8 @@ Row = tuple[Any, ...]
 STAGES = ("guidance", "answer", "fallback", "measurement")
 RATES = ("input", "output", "cached", "cache_write", "per_hour")
 SHADOW_OF = entries.columns.keys().index("shadow_of")
+AT = entries.columns.keys().index("at")
+STARTED = calls.columns.keys().index("started")
 NO_USAGE = (None,) * 7
 USAGE = ("input", "output", "cached", "cache_write", "reasoning", "seconds")
 
@@ -35,6 +37,16 @@ class Intent:
 
     call: Row
 
+    @property
+    def request_id(self) -> str:
+        """Whose call it is."""
+        return str(self.call[0])
+
+    @property
+    def at(self) -> float:
+        """When it begins, in seconds since the epoch."""
+        return float(self.call[STARTED])
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -43,6 +55,16 @@ class Settlement:
     request_id: str
     entry: Row
     calls: Sequence[Row]
+
+    @property
+    def at(self) -> float:
+        """When the client asked, in seconds since the epoch."""
+        return float(self.entry[AT])
+
+    @property
+    def shadow_of(self) -> str | None:
+        """The request that it measures; None: it is a client's."""
+        return None if self.entry[SHADOW_OF] is None else str(self.entry[SHADOW_OF])
 
     @property
     def measures(self) -> bool:

@@ -56,6 +56,7 @@ class Spool:
         self._file = file
         self._columns = _COLUMNS
         self._at = self.size = os.fstat(file).st_size
+        self._kept = 0  # damage before this was put aside already
 
     @classmethod
     def create(cls, folder: Path, prefix: str) -> Spool:
@@ -98,6 +99,7 @@ class Spool:
     def read(self, most: int) -> tuple[list[Item], int]:
         """The first `most` items that wait, and the place behind them; damage is reported, kept aside and passed."""
         items: list[Item] = []
+        self._shrink(os.fstat(self._file).st_size)
         at = self._at
         if at >= self.size:
             return items, at
@@ -109,7 +111,7 @@ class Spool:
                     else:
                         items.append(_decoded(payload or b"", self._columns))
                 except (ValueError, TypeError):
-                    self._keep(data[start:end])
+                    self._keep(data, start, end)
                 at = end
                 if len(items) == most:
                     break
@@ -120,8 +122,14 @@ class Spool:
         self._at = at
         if at >= self.size and self._columns is _COLUMNS:
             head = FRAME.size + len(msgspec.msgpack.encode(_COLUMNS))
-            os.ftruncate(self._file, head)
+            if self.size >= head:
+                os.ftruncate(self._file, head)
+            else:  # somebody else has cut even that off
+                os.ftruncate(self._file, 0)
+                self.size = 0
+                self._write([msgspec.msgpack.encode(_COLUMNS)])
             self._at = self.size = head
+            self._kept = 0
 
     def close(self) -> None:
         """Give up the file: it is removed when nothing waits in it, else left to be adopted. Idempotent."""
@@ -134,7 +142,7 @@ class Spool:
 
     def refuse(self, item: Item) -> None:
         """Keep aside, for a human, what the database will never take."""
-        self._aside("refused", _frame(record(item) or b""))
+        self._aside("refused", _frame(record(item) or repr(item).encode("utf-8", "backslashreplace")))
 
     def _write(self, payloads: Iterable[bytes]) -> int:
         data = memoryview(b"".join(map(_frame, payloads)))
@@ -149,13 +157,28 @@ class Spool:
             raise
         return len(data)
 
-    def _keep(self, damaged: bytes) -> None:
-        kept = self._aside("damaged", damaged)
-        log.error("ledger spool has bytes that are no record", spool=str(self.path), bytes=len(damaged), kept=str(kept))
+    def _shrink(self, size: int) -> None:
+        """Go on with what is left of a file that somebody else has cut off."""
+        if size < self.size:
+            log.critical("ledger spool was cut off from outside", spool=str(self.path), lost=self.size - size)
+            self.size = size
+            self._at = min(self._at, size)
+
+    def _keep(self, data: mmap.mmap, start: int, end: int) -> None:
+        """Put damage aside: once, however often it is read."""
+        damaged = data[max(start, self._kept) : end]
+        if damaged:
+            kept = self._aside("damaged", damaged)
+            self._kept = end
+            log.error(
+                "ledger spool has bytes that are no record", spool=str(self.path), bytes=len(damaged), kept=str(kept)
+            )
 
     def _aside(self, what: str, data: bytes) -> Path:
         path = self.path.with_name(f"{what}-{self.path.name}")
-        with path.open("ab") as file:
+        # Nobody else's to read, as the spool itself.
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
+        with os.fdopen(opened, "ab") as file:
             file.write(data)
             file.flush()
             _sync(file.fileno())
@@ -225,6 +248,15 @@ class Backlog:
             log.error("ledger spool takes no more", spool=str(self._own.path), error=str(error))
             return [False] * len(items)
         return taken
+
+    def refuse(self, items: Sequence[Item]) -> None:
+        """Keep aside what the database will never take, beside this process's file; or raise `OSError`."""
+        for item in items:
+            self._own.refuse(item)
+
+    def is_adopted(self, spool: Spool) -> bool:
+        """Whether a dead process left it: nobody knows what of it was written before."""
+        return spool is not self._own
 
     def first(self) -> Spool:
         """The spool to write to the database next."""

@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 from sqlalchemy import (
     URL,
-    ColumnElement,
     Connection,
     Dialect,
     Engine,
@@ -71,7 +70,7 @@ class Store:
         self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
         self._dbapi = engine.dialect.loaded_dbapi
         self._intend, self._settle_calls, self._settle_entries = statements(engine.dialect)
-        self._add, self._give_way = rollup_statements(engine.dialect)
+        self._add = rollup_statement(engine.dialect)
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -152,15 +151,17 @@ class Store:
         `replacing`: entries that were `recovered` are taken out first. On the driver itself: Core's bookkeeping costs
         three times what SQLite needs for a small transaction.
         """
-        if any(item.measures for item in settled.values()):
-            return self._commit_measuring(intents, settled, replacing=replacing)
+        if replacing or any(item.measures for item in settled.values()):
+            return self._commit_measuring(intents, settled)
         with self._gate, closing(self._engine.raw_connection()) as raw:
             try:
                 cursor = raw.cursor()
                 if self._engine.dialect.name == "sqlite":
                     cursor.execute("BEGIN IMMEDIATE")
-                if not self._put(cursor, intents, settled, replacing=replacing):
+                if not self._put(cursor, intents, settled):
                     return False
+                if settled:
+                    cursor.execute(self._add, (rollup.ids(self._engine.dialect.name, list(settled)),))
                 raw.commit()
             except self._dbapi.Error as error:
                 if self._engine.dialect.is_disconnect(error, raw.driver_connection, None):
@@ -168,40 +169,50 @@ class Store:
                 raise
         return True
 
-    def _commit_measuring(self, intents: list[Row], settled: Mapping[str, Settlement], *, replacing: bool) -> bool:
-        """The same where shadows are among them, with what follows from these. They are few."""
+    def _commit_measuring(self, intents: list[Row], settled: Mapping[str, Settlement]) -> bool:
+        """The same where shadows are among them, or entries that may give way, with what follows from these.
+
+        They are few. Who changes what is on record locks all of its entries first, in order, and changes the rollups
+        last and at once (see `rollup.hold` for the exception): nobody waits in a circle.
+        """
+        shadows = {name: str(item.shadow_of) for name, item in settled.items() if item.measures}
         with self._begin(write=True) as connection:
-            if not self._put(connection.connection.cursor(), intents, settled, replacing=replacing):
+            ids = rollup.ids(connection.dialect.name, [*settled, *shadows.values()])
+            there = select(entries.c.request_id).where(rollup.named(connection.dialect.name, ids))
+            connection.execute(there.order_by(entries.c.request_id).with_for_update())
+            withdrawn = self._withdraw(connection, settled)
+            if not self._put(connection.connection.cursor(), intents, settled):
                 connection.rollback()
                 return False
-            measure(connection, [name for name, item in settled.items() if item.measures])
+            found = measure(connection, [*shadows, *map(shadow_id, withdrawn)])
+            rollup.correct(connection, found, list(settled))
         return True
 
-    def _put(self, cursor: Any, intents: list[Row], settled: Mapping[str, Settlement], *, replacing: bool) -> bool:
+    def _put(self, cursor: Any, intents: list[Row], settled: Mapping[str, Settlement]) -> bool:
         """Write within the transaction that `cursor` is in; False when an entry is on record already."""
         new = [item.entry for item in settled.values()]
         made = [row for item in settled.values() for row in item.calls]
         if intents:
             cursor.executemany(self._intend, intents)
-        if replacing:
-            self._withdraw(cursor, settled)
         if new:
             cursor.executemany(self._settle_entries, new)
             if cursor.rowcount < len(new):
                 return False
-            cursor.execute(self._add, (rollup.ids(self._engine.dialect.name, list(settled)),))
         if made:
             cursor.executemany(self._settle_calls, made)
         return True
 
-    def _withdraw(self, cursor: Any, settled: Mapping[str, Settlement]) -> None:
-        """Remove those of the entries that are `recovered`, and their part of the rollups."""
-        dialect = self._engine.dialect.name
-        find, take_out, remove = self._give_way
-        cursor.execute(find, (rollup.ids(dialect, list(settled)),))
-        ids = rollup.ids(dialect, [row[0] for row in cursor.fetchall()])
-        for statement in (take_out, remove):
-            cursor.execute(statement, (ids,))
+    def _withdraw(self, connection: Connection, settled: Mapping[str, Settlement]) -> list[str]:
+        """Remove those of the entries that are `recovered`, and their part of the rollups; their names."""
+        dialect = connection.dialect.name
+        named = rollup.named(dialect, rollup.ids(dialect, list(settled)))
+        gives_way = select(entries.c.request_id).where(named, entries.c.outcome == "recovered").with_for_update()
+        names = list(connection.scalars(gives_way))
+        if names:
+            rollup.hold(connection)
+            rollup.add(connection, names, -1)
+            connection.execute(delete(entries).where(rollup.named(dialect, rollup.ids(dialect, names))))
+        return names
 
     def _known(self, settled: Mapping[str, Settlement]) -> list[str]:
         final = (entries.c.request_id.in_(settled), entries.c.outcome != "recovered")
@@ -281,6 +292,11 @@ class Store:
         with self._begin() as connection:
             return read(connection, query)
 
+    def kept_from(self) -> float:
+        """The moment from which on no entry was pruned, in seconds since the epoch; 0: none was."""
+        with self._begin() as connection:
+            return float(rollup.kept_from(connection) * savings.HOUR)
+
     def lengths(self, since: float) -> dict[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on."""
         with self._begin() as connection:
@@ -335,19 +351,11 @@ def statements(dialect: Dialect) -> tuple[str, str, str]:
     )
 
 
-def rollup_statements(dialect: Dialect) -> tuple[str, list[str]]:
-    """What adds entries to the rollups; and what finds those that give way, takes them out, and removes them."""
-    which: ColumnElement[Any] = literal_column(":ids")
-    named = rollup.named(dialect.name, which)
-    gives_way = entries.c.outcome == literal_column("'recovered'")
-    find = select(entries.c.request_id).where(named, gives_way).with_for_update()
-    withdrawal = (find, rollup.added(dialect.name, which, -1), delete(entries).where(named))
-
-    def compiled(statement: Any) -> str:
-        told = str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-        return told.replace(":ids", "?" if dialect.name == "sqlite" else "%s")
-
-    return compiled(rollup.added(dialect.name, which)), [compiled(each) for each in withdrawal]
+def rollup_statement(dialect: Dialect) -> str:
+    """What adds entries to the rollups."""
+    added = rollup.added(dialect.name, literal_column(":ids"))
+    told = str(added.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    return told.replace(":ids", "?" if dialect.name == "sqlite" else "%s")
 
 
 def _sqlite(url: URL) -> Engine:

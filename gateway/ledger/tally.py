@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from gateway.ledger.schema import GROUPED, MEASURES
+
 Row = Mapping[Any, Any]
 Amounts = dict[str, int | None]
 """What the calls of a request cost, by their ids; None: unknown."""
@@ -32,6 +34,8 @@ def tally(entry: Row, of_entry: Sequence[Row], costs: Amounts, measurement: Row 
     kind = "requests" if entry["shadow_of"] is None else "shadows"
     sums: Counter[str] = Counter({kind: 1})
     for call in of_entry:
+        if call["is_open"]:
+            continue  # its entry does not know of it; recovery adds it, if nobody settles it
         amount = costs[call["id"]]
         if amount is None:
             sums["unpriced" if kind == "requests" else "shadows_unpriced"] = 1
@@ -50,6 +54,21 @@ def tally(entry: Row, of_entry: Sequence[Row], costs: Amounts, measurement: Row 
     if entry["teacher_tokens"] is not None and tokens is not None:
         sums.update(teacher_tokens=entry["teacher_tokens"], baseline_tokens=tokens)
     return sums
+
+
+def correction(
+    entry: Row, number: int, made: float, of: str | None, difference: Mapping[str, int], calls: str = "{}"
+) -> dict[str, Any]:
+    """A row of `corrections`: by how much the sums of `entry` under the method `of` differ."""
+    return {
+        "request_id": entry["request_id"],
+        "number": number,
+        "made": made,
+        "calls": calls,
+        "baseline_method": of,
+        **{column: entry[column] for column in ("at", "day", *GROUPED)},
+        **{measure: difference.get(measure, 0) for measure in MEASURES},
+    }
 
 
 def method(entry: Row, measurement: Row | None) -> str | None:

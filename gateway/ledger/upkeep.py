@@ -45,14 +45,13 @@ def prune(url: str, before: float, what: What) -> tuple[float, int]:
     """Remove the entries before a moment with their calls, or their texts alone; the moment, and how many they were.
 
     The moment is moved back to the beginning of its day (UTC). Sums of what is removed stay: they are kept by the hour.
+    Entries that somebody is just changing are left to the next time.
     """
     first = int(before // HOUR) // DAY * DAY
     start = float(first * HOUR)
     with ledger_at(url, for_writing=True) as connection:
-        if what == "entries":
-            _mark(connection, first)
         removed = 0
-        while count := (_entries if what == "entries" else _texts)(connection, start):
+        while count := _entries(connection, first) if what == "entries" else _texts(connection, start):
             connection.commit()
             removed += count
         connection.commit()
@@ -76,11 +75,15 @@ def _mark(connection: Connection, hour: int) -> None:
         connection.execute(insert(marks).values(name="pruned", hour=hour))
 
 
-def _entries(connection: Connection, before: float) -> int:
+def _entries(connection: Connection, first: int) -> int:
+    # Who makes the rollups anew has looked at the mark and is about to look at the entries: never between the two.
+    rollup.hold(connection)
+    _mark(connection, first)
     # Not those with an open call: its process may yet settle it, or recovery add it.
     is_open = exists().where(calls.c.request_id == entries.c.request_id, calls.c.is_open)
-    oldest = select(entries.c.request_id).where(entries.c.at < before, ~is_open).order_by(entries.c.at).limit(BATCH)
-    names = list(connection.scalars(oldest))
+    old = select(entries.c.request_id).where(entries.c.at < first * HOUR, ~is_open).order_by(entries.c.at).limit(BATCH)
+    # Others lock entries first and change rollups then: to wait for them here would be to wait in a circle.
+    names = list(connection.scalars(old.with_for_update(skip_locked=True)))
     which = rollup.ids(connection.dialect.name, names)
     connection.execute(delete(calls).where(rollup.named(connection.dialect.name, which, calls)))
     connection.execute(delete(entries).where(rollup.named(connection.dialect.name, which)))

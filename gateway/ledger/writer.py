@@ -170,6 +170,7 @@ class Writer:
             batch = held[start : start + LARGEST]
             refused: dict[int, Exception] = {}
             count = commit(self._store, [ticket.item for ticket in batch], refused)
+            self._keep([batch[n].item for n in refused])
             done += [(ticket.future, _refused(refused.get(n))) for n, ticket in enumerate(batch[:count])]
             start += count
             self._tried(works=count == len(batch))
@@ -177,6 +178,18 @@ class Writer:
                 break
         self._wake(done)
         return held[start:]
+
+    def _keep(self, refused: Sequence[Item]) -> None:
+        """Keep aside the settlements among them: they are money. The call of an intent is not made."""
+        settled = [item for item in refused if isinstance(item, Settlement)]
+        if not settled or self._backlog is None:
+            return
+        try:
+            self._backlog.refuse(settled)
+            log.critical("ledger keeps aside what its database refused", items=len(settled))
+        except OSError as error:
+            lost = [item.request_id for item in settled]
+            log.critical("ledger cannot keep aside what its database refused", request_ids=lost, error=str(error))
 
     def _tried(self, *, works: bool) -> None:
         self._pause = 0.0 if works else min(self._pause * 2, RETRY[1]) or RETRY[0]
@@ -259,20 +272,43 @@ def replay(store: Store, backlog: Backlog) -> bool:
     refused: dict[int, Exception] = {}
     try:
         items, end = spool.read(LARGEST)
+        late = _late(store, items) if backlog.is_adopted(spool) else []
+        gone = {item.request_id for item in late}
+        items = [item for item in items if item.request_id not in gone]
         if commit(store, items, refused) < len(items):
             return False
-        for n in refused:
-            spool.refuse(items[n])
+        aside = [*late, *(items[n] for n in refused)]
+        for item in aside:
+            spool.refuse(item)
         spool.drop(end)
         backlog.finished(spool)
-    except OSError as error:
-        log.error("ledger spool cannot be read", spool=str(spool.path), error=str(error))
+    except Exception as error:  # noqa: BLE001 - what waits is tried again, whatever it is; the thread must live on
+        log.error("ledger cannot write what waits in its spool", spool=str(spool.path), error=str(error))
         return False
-    if refused:
-        log.critical("ledger keeps aside what its database refused", spool=str(spool.path), items=len(refused))
+    if aside:
+        log.critical(
+            "ledger keeps aside what its database refused", spool=str(spool.path), items=len(aside), pruned=len(late)
+        )
     if not backlog.waits:
         log.warning("ledger has written everything that waited on disk")
     return True
+
+
+def _late(store: Store, items: Sequence[Item]) -> list[Item]:
+    """What of a dead process's items is from before `upkeep.prune`.
+
+    It may have been written, counted and pruned by now: nothing would keep it from counting again.
+    """
+    since = store.kept_from()
+
+    def before(item: Item) -> bool:
+        try:
+            return item.at < since
+        except (IndexError, TypeError, ValueError):
+            return False  # no row of ours, of a file whose head is damaged: the database will say so
+
+    gone = {item.request_id for item in items if before(item)}
+    return [item for item in items if item.request_id in gone]
 
 
 def _refused(error: Exception | None) -> GatewayError | None:

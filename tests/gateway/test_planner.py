@@ -335,15 +335,31 @@ def test_certainty_is_no_draw_to_be_lucky_in() -> None:
     [
         (["tools"], {}),  # by a rule: the teacher anyway
         (["prefix"], {}),  # by a rule: the student
+        (["predicted_output"], {}),  # by a rule: guided still, and placed elsewhere
         ([], {"strategy": "cut-off"}),
         ([], {"strategy": "teacher"}),
         ([], {"guidance_tokens": 9}),
     ],
 )
 def test_what_the_route_did_not_plan_takes_no_part(needs: list[Need], asked: dict[str, Any]) -> None:
-    by, _ = drawing(holdout=0.5, shadow=0.5)
+    by, _ = drawing(holdout=0.5, shadow=0.5, unguidable={"predicted_output": "context"})
     served = plan("r", *needs, by=by, **asked)
     assert (served.arm, served.propensity, served.shadow, served.shadow_propensity) == (None, 1.0, False, None)
+
+
+def test_a_rule_that_changes_nothing_takes_part() -> None:
+    by, draws = drawing(
+        0.9, 0.0, placement="context", holdout=0.5, shadow=0.5, unguidable={"predicted_output": "context"}
+    )
+    served = plan("r", "predicted_output", by=by)
+    assert (served.placement, served.arm, served.shadow, draws.left) == ("context", "policy", True, 0)
+
+
+def test_the_model_that_was_asked_for_changes_no_plan() -> None:
+    route = {"strategy": "cut-off", "teacher": "teacher", "student": "student", "teacher_model": "*", "shadow": 0.5}
+    by = Planner(Config.parse({"routes": {"*": route}}), lambda name: EVERYTHING, ("concise",), draw=Draws(0.0))
+    served = plan("gpt-6-luna", by=by)
+    assert (served.teacher_model, served.shadow) == ("gpt-6-luna", True)
 
 
 def test_nothing_is_drawn_where_the_teacher_could_not_answer() -> None:

@@ -35,6 +35,12 @@ Entries = Callable[..., Entry]
 DEAR = 2**60 + 1  # beyond what a float can hold exactly
 
 
+@pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_no_name_is_a_formula(begins: str) -> None:
+    assert exporting.harmless(f"{begins}1") == f"'{begins}1"
+    assert exporting.harmless(f"1{begins}") == f"1{begins}"
+
+
 @pytest.fixture
 async def filled(database: str, tmp_path: Path, call: Calls, entry: Entries) -> str:
     """Twenty-five requests with two calls each; the first is dear, the second has no price."""

@@ -143,10 +143,34 @@ def test_the_names_that_are_understood(tmp_path: Path, text: str, used: Used | N
     assert read(file).get(("2027-01-16", "sol")) == used
 
 
+def test_a_name_may_have_a_line_break_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "usage"
+    file.write_text('date,model,input_tokens\n2027-01-16,"sol\nand\u2028luna",7\n', "utf-8")
+    assert read(file) == {("2027-01-16", "sol\nand\u2028luna"): Used(7, None)}
+
+
 BROKEN = ("soon,sol,1,1,1", "2027-01-16,sol,-1,1,1", "2027-01-16,sol,1.5,1,1", "2027-01-16,sol,1,1,dear")
+STRANGE = (
+    "2027-01-16,sol,inf,1,1",
+    "2027-01-16,sol,1,snan,1",
+    "2027-01-16,sol,1e999999999,1,1",
+    "2027-01-16,sol,1,1,Infinity",
+    "2027-01-16,sol,1,1,nan",
+    "2027-01-16,sol,1,1,1e999999999",
+    "2027-01-16,sol,1,1,1e-999999999",
+    "9999-12-31T23:59:59-05:00,sol,1,1,1",
+    "0001-01-01T00:00:00+05:00,sol,1,1,1",
+    f"2027-01-16,{'s' * 140_000},1,1,1",
+)
+NO_ROWS = (
+    '[{"date":"2027-01-16","model":"sol","input_tokens":Infinity}]',
+    '{"data":[{"start_time":1800057600,"results":[null]}]}',
+    '{"data":[{"start_time":1800057600,"results":["sol"]}]}',
+    "[" * 100_000,
+)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", HEAD, *(f"{HEAD}{row}\n" for row in BROKEN)])
+@pytest.mark.parametrize("text", ["", "{", "[1]", HEAD, *NO_ROWS, *(f"{HEAD}{row}\n" for row in BROKEN + STRANGE)])
 def test_what_is_not_understood_is_said(tmp_path: Path, text: str) -> None:
     file = tmp_path / "usage"
     file.write_text(text)

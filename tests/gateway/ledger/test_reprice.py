@@ -175,6 +175,18 @@ async def test_what_cannot_be_known_better_stays(database: str, tmp_path: Path) 
     await ledger.aclose()
 
 
+async def test_what_was_recovered_is_not_looked_at(database: str, tmp_path: Path) -> None:
+    """Nobody knows what it used: its process may yet tell, and then the entry gives way."""
+    ledger = await keep(database, tmp_path, booked(3, OLD))
+    await ledger.intend(Call("c", "r", "answer", "teacher", "teacher", "sol", None, NOON, Money(900)))
+    await ledger.aclose()
+    ledger = await SqlLedger.open(database, spool=tmp_path)
+    [row] = await ledger.savings()
+    assert row.outcomes == {"ok": 3, "recovered": 1}
+    assert (await repriced(database, NEW)).requests == 3
+    await ledger.aclose()
+
+
 async def test_many_are_repriced_in_pages(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.ledger.reprice.BATCH", 7)
     same_moment = [replace(entry, at=NOON) for entry in booked(30, None)]

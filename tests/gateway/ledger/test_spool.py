@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import sqlite3
+import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from structlog.typing import EventDict
 
 from gateway.chat import Call
 from gateway.errors import Busy, ConfigError
-from gateway.ledger import rows, spool
+from gateway.ledger import rollup, rows, spool, upkeep
 from gateway.ledger.entry import Entry
 from gateway.ledger.rows import Intent, Settlement
 from gateway.ledger.schema import calls
@@ -146,6 +148,72 @@ def test_damage_is_reported_and_kept(tmp_path: Path, items: list[Item], logs: li
     assert (tmp_path / f"damaged-{made.path.name}").read_bytes().endswith(b"torn")
     found.drop(end)
     found.close()
+
+
+def test_damage_is_kept_once_however_often_it_is_read(tmp_path: Path, items: list[Item], logs: list[EventDict]) -> None:
+    made = Spool.create(tmp_path, "x-")
+    made.append(records(items))
+    made.close()
+    torn = made.path.read_bytes()[:-10]
+    made.path.write_bytes(torn)
+    found = Spool.adopt(made.path)
+    assert found is not None
+    for _ in range(3):
+        assert found.read(100)[0] == items[:2]
+    kept = tmp_path / f"damaged-{made.path.name}"
+    assert len(kept.read_bytes()) == logs[0]["bytes"] == len(torn) - torn.rindex(spool.MARK)
+    assert len(logs) == 1
+    with made.path.open("ab") as file:
+        file.write(b"more")
+    found.size += 4
+    assert found.read(100)[0] == items[:2]
+    assert kept.read_bytes() == torn[torn.rindex(spool.MARK) :] + b"more", "and what has come to it"
+    assert stat.S_IMODE(kept.stat().st_mode) == stat.S_IMODE(made.path.stat().st_mode) == 0o600
+    found.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "some", "head", "one"])
+def test_a_file_that_is_cut_off_from_outside_goes_on(
+    tmp_path: Path, items: list[Item], logs: list[EventDict], left: str
+) -> None:
+    made = Spool.create(tmp_path, "x-")
+    head = made.size
+    begins = made.path.read_bytes()
+    made.append(records(items[:1]))
+    one = made.size
+    made.append(records(items[1:]))
+    os.truncate(made.path, {"nothing": 0, "some": 10, "head": head, "one": one}[left])
+    again, end = made.read(100)
+    assert again == (items[:1] if left == "one" else [])
+    assert logs[0]["log_level"] == "critical"
+    made.drop(end)
+    assert not made.waits
+    made.append(records(items))
+    made.close()
+    assert made.path.read_bytes().startswith(begins), "it still says what its records are"
+    found = Spool.adopt(made.path)
+    assert found is not None
+    assert found.read(100)[0] == items
+    found.close()
+
+
+def test_what_is_left_over_is_adopted_oldest_first(tmp_path: Path, items: list[Item]) -> None:
+    for _ in range(6):
+        made = Spool.create(tmp_path, "x-")
+        made.append(records(items))
+        made.close()
+    found = list(tmp_path.iterdir())  # in the order in which the system tells them
+    for age, path in enumerate(found):
+        os.utime(path, (1e9 - age, 1e9 - age))
+    backlog = Backlog(tmp_path, "x-", 100_000)
+    backlog.adopt()
+    order: list[Path] = []
+    while backlog.first().path in found:
+        order.append(backlog.first().path)
+        backlog.first().drop(backlog.first().size)
+        backlog.finished(backlog.first())
+    assert order == found[::-1]
+    backlog.close()
 
 
 def test_a_file_of_an_older_version_fits_todays_tables(
@@ -406,6 +474,103 @@ async def test_a_row_that_the_database_refuses_later_is_kept_aside(
     assert [log["items"] for log in logs if log["log_level"] == "critical"] == [1]
     await ledger.aclose()
     assert b"poison" in aside(tmp_path, "refused")
+
+
+async def test_a_spool_that_was_cut_off_does_not_end_the_writing(
+    url: str, tmp_path: Path, call: Calls, entry: Entries, until: Until
+) -> None:
+    ledger = await SqlLedger.open(url)
+    with locked(url):
+        await ledger.settle(entry("lost", call("lost")))
+        [file] = spools(tmp_path)
+        os.truncate(file, 10)
+        await asyncio.sleep(0.2)
+    await until(emptied(ledger))
+    await asyncio.wait_for(ledger.settle(entry("s", call("s"))), 5)
+    with locked(url):
+        await ledger.settle(entry("t", call("t")))
+    await until(emptied(ledger))
+    assert [each["request_id"] for each in await ledger.entries()] == ["t", "s"]
+    await ledger.aclose()
+
+
+async def test_whatever_goes_wrong_with_a_spool_is_tried_again(
+    url: str, call: Calls, entry: Entries, logs: list[EventDict], until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await SqlLedger.open(url)
+
+    def fails(*_: object) -> None:
+        raise ValueError("nobody thought of that")
+
+    with locked(url):
+        await ledger.settle(entry("s", call("s")))
+        with monkeypatch.context() as patched:
+            patched.setattr(Spool, "read", fails)
+
+            async def seen() -> bool:
+                return "nobody thought of that" in str(logs)
+
+            await until(seen)
+    await until(emptied(ledger))
+    assert (await ledger.savings())[0].requests == 1
+    await ledger.aclose()
+
+
+async def test_what_was_written_and_pruned_does_not_come_back_from_a_dead_process(
+    database: str, tmp_path: Path, call: Calls, entry: Entries, logs: list[EventDict]
+) -> None:
+    """It died between the commit and its file's end. What is younger than the pruned days is written all the same."""
+    day = 86_400.0
+    ledger = await SqlLedger.open(database, spool=tmp_path)
+    old, young = entry("old", call("old")), entry("young", call("young"))
+    young = replace(young, at=young.at + 5 * day)
+    bare = entry("bare", call("bare"))  # its intent was in another file
+    await ledger.settle(old)
+    await ledger.settle(bare)
+    where = place(database, tmp_path)
+    assert where is not None
+    left = Spool.create(*where)
+    of_young = replace(call("young"), started=young.at)
+    left.append(
+        records(
+            [
+                rows.intent(call("old"), 1),
+                rows.settlement(old, 1, text=False),
+                rows.settlement(bare, 1, text=False),
+                rows.intent(of_young, 1),
+                rows.settlement(replace(young, calls=entry("young", of_young).calls), 1, text=False),
+            ]
+        )
+    )
+    os.close(left._file)
+    await ledger.aclose()
+    assert (await asyncio.to_thread(upkeep.prune, database, old.at + 2 * day, "entries"))[1] == 2
+    again = await SqlLedger.open(database, spool=tmp_path)
+    [row] = await again.savings()
+    assert (row.requests, row.outcomes, row.spent.nano) == (3, {"ok": 3}, 30)
+    assert [each["request_id"] for each in await again.entries()] == ["young"]
+    with again.store.transaction() as connection:
+        assert rollup.differences(connection) == []
+    await again.aclose()
+    assert aside(tmp_path, "refused").count(b"old") >= 2
+    assert b"young" not in aside(tmp_path, "refused")
+    assert [(log["items"], log["pruned"]) for log in logs if log["log_level"] == "critical"] == [(3, 3)]
+
+
+async def test_a_row_that_makes_no_sense_keeps_no_other_waiting(
+    url: str, tmp_path: Path, call: Calls, entry: Entries
+) -> None:
+    """As in a file of another version whose head is damaged."""
+    where = place(url, tmp_path)
+    assert where is not None
+    left = Spool.create(*where)
+    good = rows.settlement(entry("s", call("s")), 1, text=False)
+    left.append(records([Settlement("odd", ("odd", None), []), Intent(("odd",)), good]))
+    os.close(left._file)
+    ledger = await SqlLedger.open(url, spool=tmp_path)
+    assert (await ledger.savings())[0].requests == 1
+    await ledger.aclose()
+    assert aside(tmp_path, "refused").count(b"odd") == 3
 
 
 def test_a_name_that_was_taken_away_before_it_was_locked_is_not_used(

@@ -23,7 +23,7 @@ from gateway.errors import BadRequest, ConfigError
 from gateway.ledger import migrate, savings
 from gateway.ledger.entry import Query
 from gateway.ledger.schema import INTENDED, calls, entries, keys, metadata
-from gateway.ledger.store import Store, rollup_statements, statements
+from gateway.ledger.store import Store, rollup_statement, statements
 from tests.conftest import Children
 
 
@@ -168,8 +168,8 @@ def test_every_statement_exists_for_postgresql() -> None:
     assert settle_call.count("%s") == len(calls.columns)
     assert settle_entry.count("%s") == len(entries.columns)
     assert "ON CONFLICT DO NOTHING" in settle_entry
-    for statement in (rollup_statements(dialect)[0], *rollup_statements(dialect)[1]):
-        assert statement.count("%s") == statement.count("%") == 1
+    statement = rollup_statement(dialect)
+    assert statement.count("%s") == statement.count("%") == 1
     for by in (None, *savings.GROUPS):
         assert "GROUP BY" in str(savings.from_entries(Query(by=by, since=0.0)).compile(dialect=dialect))
     for table in metadata.sorted_tables:

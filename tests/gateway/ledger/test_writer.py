@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,10 @@ def count(url: str, table: str) -> int:
         return int(other.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
+def aside(folder: Path) -> list[Path]:
+    return list(folder.glob("refused-*"))
+
+
 async def test_many_share_a_transaction(store: Counting, url: str, call: Calls) -> None:
     writer = Writer(store, lambda: None)
     await asyncio.gather(*(writer.intend(rows.intent(call(f"r{n}"), 1)) for n in range(100)))
@@ -103,6 +109,42 @@ async def test_a_row_that_the_database_refuses_fails_alone(url: str, call: Calls
     assert isinstance(failed.__cause__, OverflowError)
     assert results == [None] * 61
     assert (count(url, "calls"), count(url, "entries")) == (61, 1)
+    await ledger.aclose()
+
+
+async def test_an_entry_that_the_database_refuses_is_kept_beside_the_spool(
+    url: str, tmp_path: Path, call: Calls, entry: Entries, logs: list[EventDict]
+) -> None:
+    """It is money that was spent. An intent is not: its call is not made."""
+    ledger = await SqlLedger.open(url)
+    poison = replace(entry("poison", call("poison")), why=None)  # type: ignore[arg-type]  # what no code of ours does
+    worse = replace(entry("worse", call("worse")), why="\ud800")  # nothing can be made of that, not even a record
+    waiting = [ledger.settle(poison), ledger.settle(entry("s", call("s"))), ledger.settle(worse)]
+    done = await asyncio.gather(*waiting, ledger.intend(call("intent", bound=2**63)), return_exceptions=True)
+    assert [type(each) for each in done] == [GatewayError, type(None), GatewayError, GatewayError]
+    assert count(url, "entries") == 1
+    await ledger.aclose()
+    [kept] = aside(tmp_path)
+    content = kept.read_bytes()
+    assert [name in content for name in (b"poison", b"worse", b"intent")] == [True, True, False]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert sum(log["items"] for log in logs if log["log_level"] == "critical") == 2
+
+
+async def test_a_disk_that_cannot_keep_it_ends_nothing(
+    url: str, call: Calls, entry: Entries, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await SqlLedger.open(url)
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gateway.ledger.spool._sync", full)
+    poison = replace(entry("poison", call("poison")), why=None)  # type: ignore[arg-type]  # as above
+    with pytest.raises(GatewayError):
+        await asyncio.wait_for(ledger.settle(poison), 5)
+    await asyncio.wait_for(ledger.settle(entry("s", call("s"))), 5)
+    assert [log["request_ids"] for log in logs if log["log_level"] == "critical"] == [["poison"]]
     await ledger.aclose()
 
 
