@@ -11,7 +11,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -190,6 +190,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in args)
     if origin is Union or type(annotation).__name__ == "UnionType":
         return ", or ".join(_type(each) for each in args)
+    if origin is Annotated:
+        return _type(args[0])
     if origin is dict:
         return "mapping"
     if origin in (list, tuple):

@@ -184,8 +184,9 @@ class Guidance:
     """What the teacher's first words came to.
 
     `text` is what was kept; `tokens` its length in the teacher's tokens, an estimate when a tail was dropped.
-    `complete`: the teacher ended its answer by itself within the budget. `wasted` says why guidance that was paid
-    for could not be used (reasoning, empty, torn, refused, failed); None: it was used.
+    `complete`: the teacher ended its answer by itself within the budget. `wasted` says why guidance that was asked
+    for could not be used (reasoning, empty, torn, refused, failed; student_failed: a hint, and only the teacher was
+    left to answer); None: it was used.
     """
 
     text: str = ""

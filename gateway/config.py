@@ -17,7 +17,7 @@ from gateway.chat import Overrides, Placement, StrategyName, Unguidable
 from gateway.errors import ConfigError
 from pricing.book import PriceBook
 from students.engine import Sampling
-from students.spec import LlamaCppSpec, OpenAISpec, Strict, UpstreamSpec
+from students.spec import LlamaCppSpec, OpenAISpec, Strict, UpstreamSpec, VariableName
 
 GUIDED: tuple[StrategyName, ...] = ("cut-off", "concise", "hint")
 Instead = Literal["teacher", "student", "context", "refuse"]
@@ -42,12 +42,12 @@ class Server(Strict):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535, description="0: any free port.")
-    keys_env: str | None = Field(
+    keys_env: VariableName | None = Field(
         None,
         description="Name of the environment variable with the keys of callers, separated by commas; "
         "without it, and without keys in the ledger, the gateway listens on loopback only.",
     )
-    admin_key_env: str | None = Field(
+    admin_key_env: VariableName | None = Field(
         None,
         description="Name of the environment variable with the key for the accounts and the callers' keys (`/gkt/v1`). "
         "Without it, keys cannot be made over HTTP, and with callers' keys, accounts cannot be read.",
@@ -90,7 +90,7 @@ class LedgerConfig(Strict):
 class SharedConfig(Strict):
     """What the replicas of a gateway agree on: how much of their limits and budgets callers have used."""
 
-    redis_url_env: str | None = Field(
+    redis_url_env: VariableName | None = Field(
         None,
         description="Name of the environment variable with the URL of a Redis (redis://, rediss://, unix://). Without "
         "it each process counts limits for itself, and budgets are counted in the ledger's database.",
@@ -163,7 +163,7 @@ class Route(Strict):
     def _known_overrides(cls, value: list[str] | None) -> list[str] | None:
         for name in value or []:
             if name not in Overrides.__slots__:
-                raise ValueError(f"unknown override {name!r}; known are: {', '.join(Overrides.__slots__)}")
+                raise ValueError(f"unknown override; known are: {', '.join(Overrides.__slots__)}")
         return value
 
     @property
@@ -299,13 +299,19 @@ class Config(Strict):
         path = cls.find(path, environ=environ)
         if path is None:
             return cls()
+        return cls.parse(cls.read(path), where=str(path), base=path.parent)
+
+    @staticmethod
+    def read(path: Path) -> Any:
+        """What the YAML of a file says, unchecked; None: nothing at all. Raises `ConfigError`, without the text."""
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        try:
+            return yaml.safe_load(text.decode("utf-8"))
+        except Exception as error:  # noqa: BLE001 - what the parser makes values with raises whatever it likes
             raise ConfigError(f"{path} is not YAML: {_where(error)}") from None
-        return cls.parse(data, where=str(path), base=path.parent)
 
     @staticmethod
     def find(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -350,8 +356,12 @@ def _check_measuring(name: str, route: Route) -> None:
 def _where(error: Exception) -> str:
     """What is wrong with a text and where, without the text: this is logged, and the text may hold a secret."""
     mark = getattr(error, "problem_mark", None)
-    if mark is None:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if mark is None and isinstance(error, yaml.YAMLError | UnicodeDecodeError):
         return "it has bytes or characters that no YAML text has"
+    if mark is None:
+        return "it has a value that is not of the kind that its form or its tag says, such as a day that there is not"
     problem = re.sub(r"'[^'<>]{2,}'", "'...'", getattr(error, "problem", None) or "not understood")
     return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
@@ -364,6 +374,9 @@ def _anchored(spec: Any, base: Path) -> Any:
 
 
 def _fault(item: Any) -> str:
+    """One fault and its place, by the names of keys. No value is repeated: it may be a secret in the wrong place."""
     place = ".".join(str(part) for part in item["loc"] if part not in ("openai_api", "llamacpp", "replay", "scripted"))
     text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "union_tag_invalid":  # pydantic's own words repeat the value
+        text = f"{item['ctx']['discriminator'].strip(chr(39))} must be one of {item['ctx']['expected_tags']}"
     return f"{place}: {text}" if place else str(text)

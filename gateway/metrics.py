@@ -1,5 +1,8 @@
 """Metrics: what Prometheus is told. Counters are fed from settled entries, so they agree with the ledger.
 
+They count what was settled at the time and do not follow what corrects it later: a shadow that gives its request a
+measured baseline, or `gkt ledger reprice`. The ledger's sums do.
+
 Every label has few values: names come from the configuration, and whatever else a client asks for is `other`.
 """
 
@@ -67,7 +70,7 @@ COUNTERS: Mapping[str, Told] = {
         "What the teacher alone would have cost, over requests whose own cost is known too.", ("method",)
     ),
     "gkt_compared_cost_usd_total": Told("What the requests behind gkt_baseline_cost_usd_total did cost.", ("method",)),
-    "gkt_wasted_guidance_total": Told("Requests whose guidance was paid for and not used.", ("reason",)),
+    "gkt_wasted_guidance_total": Told("Requests whose guidance was asked for and not used.", ("reason",)),
     "gkt_fallback_total": Told("Requests in which a model took over from another that failed.", ("reason",)),
     "gkt_unpriced_requests_total": Told("Requests with a call that has no price."),
     "gkt_limit_refusals_total": Told("Requests that a limit or a budget refused.", ("limit",)),
@@ -91,8 +94,8 @@ HISTOGRAMS: Mapping[str, Told] = {
 }
 GAUGES: Mapping[str, Told] = {
     "gkt_requests_in_flight": Told("Requests under way."),
-    "gkt_ledger_queue_rows": Told("Rows that wait to be written into the ledger."),
-    "gkt_ledger_queue_limit_rows": Told("Rows that may wait; with more, calls are answered 503."),
+    "gkt_ledger_queue_rows": Told("Rows that wait to be written into the ledger; of several processes, the most."),
+    "gkt_ledger_queue_limit_rows": Told("Rows that may wait in a process; with more, calls are answered 503."),
     "gkt_redis_away": Told("Processes that cannot reach Redis now, 0 or 1 each."),
     "gkt_upstream_ready": Told("1: the upstream could be reached when it was last looked at.", ("upstream",)),
 }
@@ -148,7 +151,7 @@ class Metrics:
             told = HISTOGRAMS[name]
             return Histogram(name, told.text, told.labels, registry=registry, buckets=buckets)
 
-        def gauge(name: str, mode: Literal["livesum", "livemin"] = "livesum") -> Gauge:
+        def gauge(name: str, mode: Literal["livesum", "livemin", "livemax"] = "livesum") -> Gauge:
             told = GAUGES[name]
             return Gauge(name, told.text, told.labels, registry=registry, multiprocess_mode=mode)
 
@@ -172,8 +175,8 @@ class Metrics:
         self._reloads = Family(counter("gkt_config_reload_total"))
         self._ready = Family(gauge("gkt_upstream_ready", "livemin"))
         self.in_flight = gauge("gkt_requests_in_flight")
-        self.queue = gauge("gkt_ledger_queue_rows")
-        gauge("gkt_ledger_queue_limit_rows").set(config.ledger.queue)
+        self.queue = gauge("gkt_ledger_queue_rows", "livemax")
+        gauge("gkt_ledger_queue_limit_rows", "livemax").set(config.ledger.queue)
         for outcome in RELOADS:  # from 0 on, so that the first one is an increase
             self._reloads(outcome)
         for outcome in SHADOWS:

@@ -85,6 +85,7 @@ class Reloader:
         self._applied = since
         self._every = every
         self._told = asyncio.Event()
+        self._prompts: Stamps = {}
 
     def now(self) -> None:
         """Reload at once, changed or not. Call it in the event loop."""
@@ -101,9 +102,8 @@ class Reloader:
             if told or (now == seen and now != self._applied):
                 await self.reload()
                 # The new configuration may name other prompts: those that are new to us are no change.
-                others = await asyncio.to_thread(stamps, self._files() - files)
                 names = {str(file) for file in self._files()}
-                now = self._applied = {name: now[name] for name in now if name in names} | dict(others)
+                now = self._applied = {name: at for name, at in {**self._prompts, **now}.items() if name in names}
             seen = now
 
     async def reload(self) -> str:
@@ -112,6 +112,8 @@ class Reloader:
             wanted = await asyncio.to_thread(self._read)
             config, waiting = applicable(self._gateway.config, wanted)
             changed = _differing(self._gateway.config, config)
+            # Before their texts are read: what changes in between is seen at the next look.
+            self._prompts = await asyncio.to_thread(stamps, config.prompts.values())
             self._gateway.reload(config)
         except ConfigError as error:
             log.error("the configuration cannot be used; the old one stays", error=str(error))
@@ -139,9 +141,9 @@ class Reloader:
 
     def _read(self) -> Config:
         file = self._file
-        if file is not None and file.is_file() and not file.read_bytes().strip():
+        if file is not None and file.is_file() and Config.read(file) is None:
             # At start that means the defaults; here, more likely, somebody is about to write it.
-            raise ConfigError(f"{file} is empty")
+            raise ConfigError(f"{file} is empty, or nothing but comments")
         return self._load()
 
     def _files(self) -> set[Path]:

@@ -96,7 +96,9 @@ def _rows(model: str, value: object) -> list[Row]:
 
 def _row(model: str, value: object) -> Row:
     if not isinstance(value, Mapping):
-        raise ValueError(f"price of {model!r}: expected a mapping such as {{input: 2, output: 10}}, not {value!r}")
+        raise ValueError(
+            f"price of {model!r}: expected a mapping such as {{input: 2, output: 10}}{_unless_text(value)}"
+        )
     for key in value:
         if key not in KEYS:
             near = get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
@@ -110,7 +112,7 @@ def _row(model: str, value: object) -> Row:
         raise ValueError(f"price of {model!r}: until {until} is not after from {since}")
     tier = value.get("tier")
     if tier is not None and not isinstance(tier, str):
-        raise ValueError(f"price of {model!r}: tier must be a name, not {tier!r}")
+        raise ValueError(f"price of {model!r}: tier must be a name{_unless_text(tier)}")
     when = " ".join(f"{word} {day}" for word, day in (("from", since), ("until", until)) if day is not None)
     row = describe(f"config: {model}", tier=tier, when=when)
     price = Price(
@@ -127,7 +129,7 @@ def _row(model: str, value: object) -> Row:
 
 
 def _money(model: str, key: str, value: object) -> Money:
-    problem = f"price of {model!r}: {key} must be a number of dollars, zero or more, not {value!r}"
+    problem = f"price of {model!r}: {key} must be a number of dollars, zero or more{_unless_text(value)}"
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise ValueError(problem)
     try:
@@ -139,6 +141,11 @@ def _money(model: str, key: str, value: object) -> Money:
     return amount
 
 
+def _unless_text(value: object) -> str:
+    """What a fault says of the value: nothing of any that may hold a secret in the wrong place."""
+    return f", not {value!r}" if isinstance(value, int | float | Decimal) else ""
+
+
 def _day(model: str, key: str, value: object) -> date | None:
     if value is None:
         return None
@@ -147,4 +154,4 @@ def _day(model: str, key: str, value: object) -> date | None:
     try:
         return date.fromisoformat(value if isinstance(value, str) else "")
     except ValueError:
-        raise ValueError(f"price of {model!r}: {key} must be a day such as 2026-12-01, not {value!r}") from None
+        raise ValueError(f"price of {model!r}: {key} must be a day such as 2026-12-01") from None

@@ -7,7 +7,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_validator,
+)
 
 Prefill = Literal["continue_flag", "implicit", "prefix_field", "raw_completion", "context"]
 """How a server is told to continue a text; `context`: it cannot, see `students.prefill`."""
@@ -34,6 +42,16 @@ class Strict(BaseModel):
                     hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(cls.model_fields))}"
                     raise ValueError(f"unknown key {key!r}; {hint}")
         return handler(value)
+
+
+def _a_name_not_a_secret(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("is the NAME of an environment variable that holds the secret, never the secret itself")
+    return value
+
+
+VariableName = Annotated[str, AfterValidator(_a_name_not_a_secret)]
+"""The name of an environment variable. What is none may be the secret itself, and is not repeated in the fault."""
 
 
 SELF = "self"
@@ -78,7 +96,7 @@ class OpenAISpec(Spec):
     kind: Literal["openai_api"] = "openai_api"
     model: str = Field(description="The model's name at the upstream.")
     base_url: str = "https://api.openai.com/v1"
-    api_key_env: str | None = Field(
+    api_key_env: VariableName | None = Field(
         None, description="Name of the environment variable that holds the key; None: no Authorization header is sent."
     )
     prefill: Prefill = Field("context", description="How this server continues a given text.")
@@ -129,13 +147,6 @@ class OpenAISpec(Spec):
         if "//api.openai.com/" in self.base_url:
             return "openai"
         return None if self.api_key_env is not None else SELF
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _a_name_not_a_secret(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("is the NAME of an environment variable that holds the key, never the key itself")
-        return value
 
     @field_validator("base_url")
     @classmethod

@@ -44,7 +44,11 @@ class App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-        elif self.completions is not None and self.completions.open and (fault := refusal(scope["headers"])):
+        elif (
+            self.completions is not None
+            and self.completions.open
+            and (fault := refusal(scope["headers"], scope["method"]))
+        ):
             await _stamped(_response(fault), scope, receive, send)
         elif self.completions is not None and scope["path"] == CHAT and scope["method"] == "POST":
             await self.completions(scope, receive, send)

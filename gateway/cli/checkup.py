@@ -195,26 +195,33 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
         yield Finding("note", "routes", "there is no `*`: every other model name is answered 404")
 
 
-def _models(config: Config) -> dict[str, str]:
-    """Every model that a call can be priced as, and who asks for it."""
-    models = {spec.model: f"upstream {name}" for name, spec in config.upstreams.items()}
-    for name, route in config.routes.items():
-        if route.teacher_model not in (None, ANY):
-            models.setdefault(str(route.teacher_model), f"route {name}")
+def _models(config: Config) -> dict[str, list[str | None]]:
+    """Every model that a call can be priced as, and who sells it to the upstreams that are asked for it."""
+    asked = [(spec.model, spec.seller) for spec in config.upstreams.values()]
+    asked += [
+        (route.teacher_model, config.upstreams[route.teacher].seller)
+        for route in config.routes.values()
+        if route.teacher_model not in (None, ANY) and route.teacher is not None
+    ]
+    models: dict[str, list[str | None]] = {}
+    for model, seller in dict.fromkeys(asked):
+        models.setdefault(model, []).append(seller)
     return models
 
 
 def _prices(config: Config) -> Iterator[Finding]:
     book = PriceBook.from_config(config.prices)
-    for model in _models(config):
-        price = book.price(model, moment=datetime.now(UTC))
+    sold = [(model, seller, len(sellers)) for model, sellers in _models(config).items() for seller in sellers]
+    for model, seller, sellers in sold:
+        about = f"price of {model}" + (f" ({seller or 'whoever sells it'})" if sellers > 1 else "")
+        price = book.price(model, moment=datetime.now(UTC), provider=seller)
         if price is None:
             says = "no source has a price: its calls are counted as unpriced, and nothing is said to be saved by them"
-            yield Finding("warn", f"price of {model}", says, prices.mend(model))
+            yield Finding("warn", about, says, prices.mend(model))
             continue
         rates = {name: getattr(price, name) for name in RATES}
         told = ", ".join(f"{name.replace('_', ' ')} {rate}" for name, rate in rates.items() if rate is not None)
-        yield Finding("ok", f"price of {model}", f"{told} ({price.row})")
+        yield Finding("ok", about, f"{told} ({price.row})")
     if installed() is None:
         yield Finding("note", "prices", "litellm's price map is not at hand", "pip install 'gkt-gateway[litellm]'")
 
@@ -255,7 +262,7 @@ async def _shared(config: Config, environ: Mapping[str, str]) -> list[Finding]:
     from gateway.shared.link import FAULTS, Link
 
     try:
-        link = Link(url)
+        link = Link(url, prefix=config.shared.prefix)
     except ConfigError as error:
         return [Finding("fail", "shared", str(error), f"look at {config.shared.redis_url_env}")]
     try:

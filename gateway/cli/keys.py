@@ -207,7 +207,7 @@ def _budget(text: str) -> dict[str, str]:
     usd, slash, per = text.strip().removeprefix("$").partition("/")
     if not slash:
         raise typer.BadParameter(f"expected dollars and a period, as in 10/day, not {text!r}", param_hint="--budget")
-    return {"usd": usd, "per": per}
+    return {"usd": usd.strip(), "per": per.strip()}
 
 
 def _dollars(key: Key) -> str:

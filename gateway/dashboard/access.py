@@ -115,7 +115,11 @@ class _Signer(TimestampSigner):
 def same_site(request: Request) -> None:
     """Raises `Forbidden` for a form that another site sent; browsers say where a form comes from."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    try:
+        here = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    except ValueError:  # it is no address at all
+        here = False
+    if not here:
         raise Forbidden("This form was sent by another site.")
 
 

@@ -1,7 +1,8 @@
 """Figures: what charts show, as plain data that plotly draws, each with its summary in words.
 
-A colour that begins with `--` is a property of the style sheet; the page's script looks it up, for light and dark.
-Amounts are drawn in dollars; `customdata` has them exact, as text.
+A `color` that begins with `--` is a property of the style sheet; the page's script looks it up, for light and dark.
+Amounts are drawn in dollars; `customdata` has them exact, as text. Plotly takes every text for markup, links too, and
+names come from callers: they are escaped for it.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def strategies(rows: Sequence[SavingsRow]) -> Figure:
             "type": "bar",
             "orientation": "h",
             "name": "requests",
-            "y": [row.group for row in ordered],
+            "y": [_escaped(_short(row.group)) for row in ordered],
             "x": [row.requests for row in ordered],
             "text": [plain_percent(share) for share in shares],
             "textposition": "auto",
@@ -209,7 +210,7 @@ def _bars(name: str, names: Sequence[str], amounts: Sequence[Money | None], colo
         "type": "bar",
         "orientation": "h",
         "name": name,
-        "y": names,
+        "y": list(map(_escaped, names)),
         "x": [None if amount is None else dollars(amount.nano) for amount in amounts],
         "customdata": ["unknown" if amount is None else str(amount) for amount in amounts],
         "hovertemplate": f"%{{y}}<br>{name} %{{customdata}}<extra></extra>",
@@ -228,6 +229,11 @@ def _stage(row: SavingsRow | None, stage: str) -> Money:
 
 def _short(name: str) -> str:
     return name if len(name) <= 28 else f"{name[:26]}…"
+
+
+def _escaped(name: str) -> str:
+    """As plotly shows it character by character."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _middle(name: str, step: Step) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from gateway.dashboard.figures import Figure, groups
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, parse
 from gateway.dashboard.requests import behind
-from gateway.dashboard.tables import SUMS, Column, Table, dearest, sums
+from gateway.dashboard.tables import NONE, SUMS, Column, Table, dearest, sums
 from gateway.errors import Busy
 from gateway.keys.key import Key
 from gateway.ledger.entry import Query, SavingsRow
@@ -76,23 +77,34 @@ async def keys(gateway: Gateway, said: Mapping[str, str]) -> Page:
     whole = replace(table([*rows, *unused], held, period, now), shown=LISTED)
     callers = {key.id: key.caller for key in held if key.status(now) == "active"}
     callers |= {row.group: Caller(row.group) for row in rows if row.group not in {key.id for key in held}}
-    allowed = await allowances(gateway, list(callers.values()), {key.id: key.name for key in held})
+    allowed, left_out = await allowances(gateway, list(callers.values()), {key.id: key.name for key in held})
+    context["left_out"] = left_out
     return Page("keys.html", "Keys", context, {"keys": whole, "limits": allowed})
 
 
-async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping[str, str]) -> Table:
+async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping[str, str]) -> tuple[Table, int]:
     """One row a budget, and one for each other caller with limits: what is used now, and how often it was refused.
 
-    Refusals are those of this process since it started: what is refused is in no account.
+    With the number of callers who have some, too, and were not looked at, for there are too many. Refusals are those of
+    this process since it started: what is refused is in no account.
     """
     admission, quota = gateway.admission, gateway.config.limits
     lines: list[list[object]] = []
     away = False
-    for caller in callers[:ASKED_ABOUT]:
+    refused: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (who, why), count in admission.refused.items():
+        refused[who][why] += count
+    bounded = [
+        caller
+        for caller in callers
+        if caller.limits | quota.limits or admission.budgets(caller, quota) or refused.get(caller.id)
+    ]
+    for caller in bounded[:ASKED_ABOUT]:
         limits = caller.limits | quota.limits
-        hits = {why: count for (who, why), count in admission.refused.items() if who == caller.id}
+        hits = refused[caller.id]
         over = hits.pop("budget", 0)
-        allowed = [limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent, sum(hits.values()), over]
+        held = (limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent)
+        allowed = [*(NONE if limit is None else limit for limit in held), hits.total(), over]
         first = [caller.id, names.get(caller.id)]
         budgets: Sequence[tuple[Allowance, Money | None]]
         try:
@@ -102,11 +114,12 @@ async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping
         if away:
             budgets = [(each, None) for each in admission.budgets(caller, quota)]
         for budget, used in budgets:
-            share = used.nano / budget.limit.nano if used is not None and budget.limit else None
+            share: object = NONE if not budget.limit else None if used is None else used.nano / budget.limit.nano
             lines.append([*first, budget.limit, budget.period, used, share, *allowed])
-        if not budgets and (limits or hits):
-            lines.append([*first, None, None, None, None, *allowed])
-    return Table("limits", "Budgets and limits", ALLOWED, lines, shown=LISTED)
+        if not budgets:
+            lines.append([*first, NONE, NONE, NONE, NONE, *allowed])
+    table = Table("limits", "Budgets and limits", ALLOWED, lines, shown=LISTED)
+    return table, len(bounded) - len(bounded[:ASKED_ABOUT])
 
 
 def table(rows: Sequence[SavingsRow], held: Sequence[Key], period: Period, now: float) -> Table:

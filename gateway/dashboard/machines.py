@@ -34,6 +34,7 @@ COLUMNS = (
 class Use:
     """The account of one upstream's machine from `since` to `until`, from `calls` that began then.
 
+    `since` is the begin of the range, or the first call on record where that is later: before it, nobody knows of one.
     `newest`: there were more calls in the range, and the account begins with the first of the newest ones.
     `unmeasured` calls are booked, and nobody knows how long they took.
     """
@@ -58,7 +59,8 @@ async def uses(
 ) -> dict[str, Use]:
     """The accounts of all machines at a price by the hour, by the upstream's name.
 
-    A stand-in's seat has no machine, and one that has not been called in all time has no account.
+    A stand-in's seat has no machine; one that was not yet called when the range ends, or in a range that has not begun,
+    has no account.
     """
     rented = {
         name: (upstream, price.per_hour)
@@ -76,17 +78,22 @@ async def _use(
     ledger: Ledger, upstream: Upstream, per_hour: Money, period: Period, now: float, limit: int
 ) -> Use | None:
     until = now if period.until is None else min(period.until, now)
+    if period.since is not None and until <= period.since:
+        return None
     # A call from before the range may have run into it, but no longer than any call may take.
     first = None if period.since is None else period.since - upstream.max_seconds
     found = await ledger.timed(upstream.name, since=first, until=until, limit=limit + 1)
     newest = len(found) > limit
     calls = found[:limit]
-    if newest or period.since is None:
-        if not calls:
-            return None
+    whole = period.since is not None and not newest
+    if whole and await ledger.timed(upstream.name, until=period.since, limit=1):
+        since = period.since or 0.0
+    elif calls:
         since = calls[-1].started
     else:
-        since = period.since
+        return None
+    if until <= since:
+        return None
     own = [call for call in calls if call.started >= since]
     spans = [(call.started, call.started + call.duration) for call in calls if call.duration is not None]
     booked = Money(sum(call.amount or 0 for call in own))

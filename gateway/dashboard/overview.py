@@ -130,4 +130,4 @@ def _names(rows: Sequence[SavingsRow], period: Period, now: float) -> list[str]:
     end = min(now, period.until) if period.until is not None else now
     if rows:
         end = max(end, moment(rows[-1].group) + 1)
-    return list(buckets(period.step, begin, end))[-LONGEST:]
+    return list(buckets(period.step, begin, end, LONGEST))

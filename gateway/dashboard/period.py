@@ -22,6 +22,9 @@ NAMES: Mapping[str, tuple[Name, str]] = {
 }
 USUAL: Name = "7d"
 DAYS = {"today": 1, "7d": 7, "30d": 30}
+YEARS = range(1970, 3000)
+"""Of the days that a range may begin and end with: no ledger has an entry before, and no clock goes further."""
+
 HOURLY = 3
 """Ranges of at most so many days are shown by the hour."""
 
@@ -95,11 +98,12 @@ def address(path: str, *fields: Mapping[str, str | None]) -> str:
     return f"{path}?{urlencode(said)}" if said else path
 
 
-def buckets(step: Step, since: float, until: float) -> Iterable[str]:
-    """The names of all hours or days between two moments, as the ledger names its groups."""
+def buckets(step: Step, since: float, until: float, most: int | None = None) -> Iterable[str]:
+    """The names of all, or of the last `most`, hours or days between two moments, as the ledger names its groups."""
     size = 3_600 if step == "hour" else 86_400
     shape = "%Y-%m-%dT%H:00Z" if step == "hour" else "%Y-%m-%d"
-    for begin in range(int(since // size) * size, int(-(-until // size)) * size, size):
+    begins = range(int(since // size) * size, int(-(-until // size)) * size, size)
+    for begin in begins if most is None else begins[-most:]:
         yield datetime.fromtimestamp(begin, UTC).strftime(shape)
 
 
@@ -109,10 +113,15 @@ def moment(group: str) -> float:
 
 
 def _date(text: str, param: str) -> date | None:
+    if not text:
+        return None
     try:
-        return date.fromisoformat(text) if text else None
+        day = date.fromisoformat(text)
     except ValueError:
         raise BadRequest(f"'{text[:40]}' is not a date such as 2026-11-24.", param=param) from None
+    if day.year not in YEARS:
+        raise BadRequest(f"'{text[:40]}' is not a date from {YEARS[0]} to {YEARS[-1]}.", param=param)
+    return day
 
 
 def _begin(day: date) -> float:

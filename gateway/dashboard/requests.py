@@ -15,7 +15,7 @@ from gateway.dashboard.period import Period, address, parse
 from gateway.dashboard.tables import Column, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest, NotFound
-from gateway.ledger.entry import Query, SavingsRow
+from gateway.ledger.entry import Query, SavingsRow, shadow_id
 from gateway.pipeline import Gateway
 from pricing.money import Money
 
@@ -114,8 +114,16 @@ async def one(gateway: Gateway, request_id: str) -> Page:
     if entry is None:
         raise NotFound(f"No settled request has the id '{request_id[:80]}'.", param="id", code="request_not_found")
     table = Table("calls", "Stages", CALLS, [stage(call) for call in entry["calls"]])
+    of = entry["shadow_of"]
+    # What was not drawn was not measured, and need not be looked for.
+    drawn = of is None and entry["shadow_propensity"] is not None
+    shadow = await gateway.ledger.entry(shadow_id(request_id)) if drawn else None
     context = {
         "entry": entry,
+        "shadow": shadow,
+        "shadow_tokens": None if shadow is None else written(shadow),
+        "shadow_link": None if shadow is None else f"{LIST}/{quote(shadow['request_id'], safe='')}",
+        "of_link": None if of is None else f"{LIST}/{quote(of, safe='')}",
         "saved": saved(entry),
         "saved_share": share(entry),
         "timeline": timeline(entry),
@@ -149,6 +157,13 @@ def stage(call: Mapping[str, Any]) -> list[Any]:
     times = [call["first_token"], call["duration"]]
     end = [call["finish"], "cut" if call["cut"] and not call["error"] else call["error"]]
     return [*names, *counts, _money(call["amount"]), *times, *end, *prices.cells(prices.recorded(call["price"]))]
+
+
+def written(entry: Mapping[str, Any]) -> int | None:
+    """The output tokens of all its calls; None where one of them is unknown, or there is none."""
+    outputs: list[int | None] = [(call["usage"] or {}).get("output") for call in entry["calls"]]
+    known = [output for output in outputs if output is not None]
+    return sum(known) if known and len(known) == len(outputs) else None
 
 
 def saved(entry: Mapping[str, Any]) -> Money | None:

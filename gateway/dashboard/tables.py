@@ -10,10 +10,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gateway.ledger.entry import SavingsRow
+from gateway.ledger.export import harmless
 from gateway.ledger.rows import STAGES
 from pricing.money import Money
 
 Kind = Literal["text", "code", "count", "money", "percent", "seconds", "rate", "moment", "hour", "state"]
+
+NONE = ""
+"""In a table: there is none, and that is known; None is unknown."""
 
 SHOWN = 20
 """Rows of a table of groups that a page shows; its CSV has all."""
@@ -21,7 +25,7 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name in CSV (with the unit), its heading, and how a page shows its values; None is unknown."""
+    """One column: its name in CSV (with the unit), its heading, and how a page shows its values: see `NONE`."""
 
     name: str
     title: str
@@ -64,9 +68,7 @@ def _cell(value: Any, kind: Kind) -> str:
         return value.plain
     if kind == "moment":
         return instant(value)
-    text = str(value)
-    # A model's name comes from a caller, and spreadsheets run what begins like a formula.
-    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return harmless(value) if isinstance(value, str) else str(value)
 
 
 def instant(at: float) -> str:
@@ -88,6 +90,7 @@ SUMS = (
     Column("teacher_alone_high_usd", "High", "money"),
     Column("saved_usd", "Saved", "money"),
     Column("saved_share", "Saved, %", "percent"),
+    Column("saved_after_measurement_usd", "Saved, after measurement", "money"),
     Column("output_token_share", "Paper’s share", "percent"),
     Column("wasted", "Wasted", "count"),
     Column("wasted_usd", "Wasted", "money"),
@@ -96,6 +99,7 @@ SUMS = (
     Column("at_bound_usd", "At bound", "money"),
     Column("corrected_usd", "Corrections", "money"),
     Column("shadows", "Measurements", "count"),
+    Column("shadows_unpriced", "Measurements, unpriced", "count"),
 )
 """All that a row of savings says."""
 
@@ -112,7 +116,7 @@ def sums(row: SavingsRow) -> list[Any]:
     """A row of savings in the order of `SUMS`."""
     stages = [row.spent_by_stage.get(stage, Money.ZERO) for stage in STAGES]
     baseline = [row.baseline, row.baseline_low, row.baseline_high]
-    saved = [row.saved, saved_share(row), row.output_token_share]
+    saved = [row.saved, saved_share(row), row.saved_after_measurement, row.output_token_share]
     compared = [row.compared, row.compared_spent]
     rest = [
         row.wasted,
@@ -122,6 +126,7 @@ def sums(row: SavingsRow) -> list[Any]:
         row.bound,
         row.corrected,
         sum(row.shadows.values()),
+        row.shadows_unpriced,
     ]
     return [row.requests, row.spent, *stages, *compared, *baseline, *saved, *rest]
 

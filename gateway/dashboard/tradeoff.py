@@ -23,7 +23,6 @@ COLUMNS = (
     Column("methods", "Baseline by"),
     Column("measured", "Measurements", "count"),
     Column("measurement_usd", "Measurement", "money"),
-    Column("retention", "Accuracy kept", "percent"),
 )
 
 
@@ -53,4 +52,4 @@ def _line(row: SavingsRow) -> list[object]:
     methods = ", ".join(row.baseline_by_method)
     shares = [row.share, least, most, row.output_token_share]
     measured = [sum(row.shadows.values()), row.spent_by_stage["measurement"]]
-    return [row.group, row.requests, row.compared, *shares, methods, *measured, None]
+    return [row.group, row.requests, row.compared, *shares, methods, *measured]

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from gateway.dashboard.tables import instant
+from gateway.dashboard.tables import NONE, instant
 from pricing.money import NANO, Money
 
 UNKNOWN = Markup('<span class="unknown">unknown</span>')
@@ -101,9 +101,11 @@ def cell(value: Any, kind: str) -> Markup:
         "moment": moment,
         "hour": hour,
     }
+    if isinstance(value, str) and value == NONE:
+        return Markup('<span class="unknown" title="none">–</span>')
     if kind in shown:
         return shown[kind](value)
-    if value is None or value == "":
+    if value is None:
         return Markup('<span class="unknown">–</span>')
     if kind == "code":
         return Markup("<code>{}</code>").format(value)

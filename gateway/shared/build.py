@@ -58,7 +58,7 @@ async def open_shared(
     from gateway.shared.redis import RedisLimiter
     from gateway.shared.redis_budget import RedisBudget
 
-    link = Link(redis_url)
+    link = Link(redis_url, prefix=prefix)
     try:
         local = when_away == "local"
         limiter = RedisLimiter(link, local=MemoryLimiter() if local else None, prefix=prefix)

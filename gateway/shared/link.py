@@ -62,7 +62,7 @@ class Link:
 
     For metrics: `away` (now), `outages` (how often it became so), `local` and `refused` (requests that were admitted,
     or answered 503, without Redis). Raises `ConfigError` for a `url` that is none; a URL is never shown, it may hold
-    a password.
+    a password. `prefix` begins the one key that it sets itself, to see whether Redis takes writes.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Link:
         connect: float = CONNECT_SECONDS,
         command: float = COMMAND_SECONDS,
         retry: float = RETRY_SECONDS,
+        prefix: str = "gkt",
     ) -> None:
         try:
             self._client: Redis = Redis.from_url(
@@ -83,14 +84,19 @@ class Link:
                 protocol=2,
                 maint_notifications_config=MaintNotificationsConfig(enabled=False),
             )
+            pool = self._client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # connects nothing, but knows what a URL may ask for
         except (ValueError, TypeError):
-            raise ConfigError("the Redis URL is none: write redis://, rediss:// or unix://") from None
+            raise ConfigError(
+                "the Redis URL is none: write redis://, rediss:// or unix://, with options that there are"
+            ) from None
         self.away = False
         self.outages = 0
         self.local = 0
         self.refused = 0
         self._deadline = connect + command
         self._retry = retry
+        self._probed = f"{prefix}:probe"
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._returning: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,7 +170,7 @@ class Link:
         await self._client.aclose()
 
     async def _probe(self) -> None:
-        await self._in_time(self._client.set("gkt:probe", "1", px=1000))  # a full or read-only Redis is of no use
+        await self._in_time(self._client.set(self._probed, "1", px=1000))  # a full or read-only Redis is of no use
 
     async def _in_time(self, command: Awaitable[Any]) -> Any:
         task = asyncio.current_task()

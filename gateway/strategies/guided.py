@@ -69,6 +69,8 @@ class Guided:
                     ends[index] = event
                 else:
                     yield event
+        if plan.placement == "context" and guidance.wasted is None and _all_failed(exchange):
+            exchange.guidance = replace(guidance, wasted="student_failed")
         end = together([ends[index] for index in sorted(ends)])
         end.usage = self._visible(exchange, upstreams, begun, end.usage, shown)
         yield end
@@ -161,6 +163,11 @@ class Guided:
         known = prompt - added if prompt > added else prompt
         exact = not added and not begun.dropped
         return Usage(known, shown + written, source="reported" if exact else "estimated")
+
+
+def _all_failed(exchange: Exchange) -> bool:
+    """True when no student said a word, and the teacher, who does not see its own hint, wrote the whole answer."""
+    return all(call.error is not None for call in exchange.calls if call.seat == "student" and call.stage == "answer")
 
 
 def _shown(piece: Piece, n: int) -> list[Delta]:

@@ -106,7 +106,22 @@ PLANTED = "pLaNtEd-0123"
         ({"upstreams": {"t": {**API, "base_url": f"https://u:{PLANTED}@host/v1"}}}, "api_key_env"),
         ({"upstreams": {"t": {**API, "extra_headers": {"Authorization": f"Bearer {PLANTED}"}}}}, "api_key_env"),
         ({"upstreams": {"t": {**API, "extra_headers": {"api-key": PLANTED}}}}, "api_key_env"),
-        ({"upstreams": {"t": {**API, "api_key_env": PLANTED}}}, "is the NAME of"),
+        ({"upstreams": {"t": {**API, "api_key_env": PLANTED}}}, "t.api_key_env: is the NAME of"),
+        ({"server": {"keys_env": f"sk-{PLANTED}"}}, "server.keys_env: is the NAME of"),
+        ({"server": {"admin_key_env": f"sk-{PLANTED}"}}, "server.admin_key_env: is the NAME of"),
+        ({"shared": {"redis_url_env": f"redis://:{PLANTED}@h"}}, "shared.redis_url_env: is the NAME of"),
+        ({"upstreams": {"t": {"kind": PLANTED}}}, "kind must be one of 'openai_api', 'llamacpp', 'replay', 'scripted'"),
+        ({"prices": {"m": PLANTED}}, "expected a mapping such as"),
+        ({"prices": {"m": [[PLANTED]]}}, "expected a mapping such as"),
+        ({"prices": {"m": {"input": PLANTED}}}, "input must be a number of dollars"),
+        ({"prices": {"m": {"input": [PLANTED]}}}, "input must be a number of dollars"),
+        ({"prices": {"m": {"input": 1, "from": PLANTED}}}, "from must be a day"),
+        ({"prices": {"m": {"input": 1, "tier": [PLANTED]}}}, "tier must be a name"),
+        ({"routes": {"r": {**BOTH, "overrides": [PLANTED]}}}, "unknown override; known are"),
+        ({"limits": {"budgets": [{"usd": PLANTED, "per": "day"}]}}, "expected an amount of dollars"),
+        ({"limits": {"budgets": [{"usd": 1, "per": PLANTED}]}}, "limits.budgets.0.per"),
+        ({"server": {"port": PLANTED}}, "server.port"),
+        ({"unguidable": {"tools": PLANTED}}, "unguidable.tools"),
     ],
 )
 def test_a_secret_in_the_file_is_refused_and_not_repeated(data: Any, remedy: str) -> None:
@@ -137,6 +152,13 @@ def test_what_is_no_secret_is_taken() -> None:
         f"ledger: !{PLANTED} x",
         f"ledger: {PLANTED}\n\tx: 1",
         f"a: {PLANTED}\x00",
+        f"a: {PLANTED}\nb: 2026-02-30",
+        f"a: !!int {PLANTED}",
+        "a: !!int ''",
+        f"a: !!bool {PLANTED}",
+        f"a: !!timestamp {PLANTED}",
+        "a: 2026-01-01T00:00:00+99:00",
+        f"{PLANTED}: " + "[" * 3000,
     ],
 )
 def test_a_text_that_is_no_yaml_is_not_repeated(text: str, tmp_path: Path) -> None:
@@ -147,7 +169,8 @@ def test_a_text_that_is_no_yaml_is_not_repeated(text: str, tmp_path: Path) -> No
     said = str(caught.value)
     assert PLANTED not in said
     assert caught.value.__cause__ is None
-    assert "line" in said or "characters" in said
+    assert "line" in said or "characters" in said or "a value" in said or "too deep" in said
+    assert caught.value.__suppress_context__, "a log with the traceback would show the text"
 
 
 def test_all_faults_are_named_at_once() -> None:

@@ -243,6 +243,7 @@ told = Metrics(Config())
 told.refused(401)
 told.in_flight.set(int(sys.argv[1]))
 told.ready("student", sys.argv[1] == "3")
+told.queue.set(10 if sys.argv[1] == "3" else 9_000)
 print("up", flush=True)
 sys.stdin.readline()
 if sys.argv[2] == "orderly":
@@ -280,6 +281,9 @@ def test_processes_that_share_a_folder_are_shown_as_one(tmp_path: Path) -> None:
         found = scraped()
         assert found["gkt_refused_requests_total"] == [({"status": "401"}, 2)]
         assert total(found, "gkt_requests_in_flight") == 7
+        # The alert divides them: one process whose queue is full is in trouble, whatever room the others have.
+        full = total(found, "gkt_ledger_queue_rows") / total(found, "gkt_ledger_queue_limit_rows")
+        assert full == 9_000 / Config().ledger.queue
         assert found["gkt_upstream_ready"] == [({"upstream": "student"}, 0)]  # one of them cannot reach it
         two.communicate("\n")
         found = scraped()

@@ -256,11 +256,24 @@ class TestWatching:
         assert "s3cret" not in str(line)
         assert "line 1, column" in line["error"]
 
+    @pytest.mark.parametrize("text", ["since: 2026-02-30 # s3cret", "since: !!int s3cret", "[" * 3000])
+    async def test_what_no_value_can_be_made_of_is_refused_as_any_fault(self, watched: Any, text: str) -> None:
+        home, watch = watched
+        before = home.gateway.config
+        watch.file.write_text(text)
+        line = await watch.until("the")
+        assert line["event"] == "the configuration cannot be used; the old one stays"
+        assert "is not YAML" in line["error"]
+        assert "s3cret" not in str(line)
+        assert home.gateway.config is before
+
     async def test_an_empty_or_missing_file_is_not_the_defaults(self, watched: Any) -> None:
         home, watch = watched
         before = home.gateway.config
         watch.file.write_text("\n")
         assert "is empty" in (await watch.until("cannot be used"))["error"]
+        watch.file.write_text("# server:\n#   max_in_flight: 5\n")
+        assert "nothing but comments" in (await watch.until("cannot be used"))["error"]
         watch.file.unlink()
         assert "cannot read" in (await watch.until("cannot be used"))["error"]
         assert home.gateway.config is before
@@ -285,6 +298,25 @@ class TestWatching:
         assert home.gateway._rules.prompts["concise"].text == "Be terse."
         await asyncio.sleep(0.1)
         assert self.outcomes(home)["applied"] == 2  # a file that is newly watched is not a change
+
+    async def test_a_new_prompt_that_changes_while_it_is_taken_up_is_taken_up_again(
+        self, watched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home, watch = watched
+        text = tmp_path / "brief.md"
+        text.write_text("Be brief.")
+        take_up = home.gateway.reload
+
+        def meanwhile(wanted: Config) -> None:
+            take_up(wanted)
+            monkeypatch.setattr(home.gateway, "reload", take_up)
+            text.write_text("Be terse.")
+
+        monkeypatch.setattr(home.gateway, "reload", meanwhile)
+        watch.write(prompts={"concise": str(text)})
+        await watch.until("was reloaded")
+        await watch.until("was reloaded")
+        assert home.gateway._rules.prompts["concise"].text == "Be terse."
 
     async def test_a_change_before_the_first_look_is_seen(self, house: Any, tmp_path: Path) -> None:
         """Between the start's own reading and the watch: the gateway takes its time to open."""

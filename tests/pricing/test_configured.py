@@ -90,7 +90,7 @@ def test_a_provider_may_be_part_of_the_name() -> None:
         ({"input": float("nan"), "output": 1}, "a number of dollars"),
         ({"input": float("inf"), "output": 1}, "a number of dollars"),
         ({"input": True, "output": 1}, "a number of dollars"),
-        ({"input": 1, "output": 1, "from": "soon"}, "must be a day such as 2026-12-01, not 'soon'"),
+        ({"input": 1, "output": 1, "from": "soon"}, "from must be a day such as 2026-12-01"),
         ({"input": 1, "output": 1, "from": 20261201}, "must be a day"),
         ({"input": 1, "output": 1, "from": "2026-12-02", "until": "2026-12-01"}, "is not after"),
         ({"input": 1, "output": 1, "tier": 3}, "tier must be a name"),

@@ -4,6 +4,9 @@
 const REDRAW = window.matchMedia("(prefers-color-scheme: dark)");
 const ZONED = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/;
 
+// Where a figure has times; elsewhere a name may only look like one.
+const TIMES = ["x", "range", "hovertext"];
+
 function localise() {
   const parts = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" };
   const year = new Date().getFullYear();
@@ -32,8 +35,8 @@ function dressed(value, colours, key) {
     return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, dressed(each, colours, name)]));
   }
   if (typeof value !== "string") return value;
-  if (value.startsWith("--")) return colours.getPropertyValue(value).trim();
-  if (ZONED.test(value)) return key === "hovertext" ? hour.format(new Date(value)) : local(value);
+  if (key === "color" && value.startsWith("--")) return colours.getPropertyValue(value).trim();
+  if (TIMES.includes(key) && ZONED.test(value)) return key === "hovertext" ? hour.format(new Date(value)) : local(value);
   return value;
 }
 

@@ -53,6 +53,29 @@ def test_who_is_let_in(headers: list[tuple[bytes, bytes]], refused: str | None) 
         assert "evil" not in str(found)
 
 
+PICTURE = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("fetched", "method", "let_in"),
+    [
+        (PICTURE, "GET", False),
+        (LINK, "GET", True),
+        ({name: value for name, value in LINK.items() if name != "sec-fetch-dest"}, "GET", True),
+        (LINK, "POST", False),  # a form that a page of another site sends
+        ({**LINK, "sec-fetch-dest": "iframe"}, "GET", False),
+        ({"sec-fetch-site": "cross-site"}, "GET", False),
+        ({**PICTURE, "sec-fetch-site": "same-origin"}, "GET", True),
+        ({**PICTURE, "sec-fetch-site": "same-site"}, "GET", True),
+        ({**LINK, "sec-fetch-site": "none"}, "GET", True),  # typed, or out of the bookmarks
+    ],
+)
+def test_what_a_page_of_another_site_shows_is_not_fetched(fetched: dict[str, str], method: str, let_in: bool) -> None:
+    headers = [(b"host", b"localhost"), *((name.encode(), value.encode()) for name, value in fetched.items())]
+    assert (refusal(headers, method) is None) == let_in
+
+
 @asynccontextmanager
 async def gateway(**server: str) -> AsyncIterator[httpx.AsyncClient]:
     config = Config.parse(
@@ -75,7 +98,7 @@ async def gateway(**server: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("header", [{"host": "evil.test"}, {"origin": "https://evil.test"}])
+@pytest.mark.parametrize("header", [{"host": "evil.test"}, {"origin": "https://evil.test"}, PICTURE])
 async def test_a_page_of_another_site_gets_nothing_and_spends_nothing(header: dict[str, str]) -> None:
     async with gateway() as client:
         for method, path in (("POST", "/v1/chat/completions"), ("GET", "/gkt/v1/savings"), ("GET", "/v1/models")):

@@ -32,6 +32,21 @@ def test_all_is_well_with_a_stand_in(write: Write, run: Run, tmp_path: Path) -> 
     assert not (tmp_path / "ledger.db").exists()
 
 
+def test_prices_are_those_that_the_gateway_would_book(write: Write, run: Run) -> None:
+    """A model of your own costs nothing that somebody else asks for one of the same name."""
+    own = {"kind": "openai_api", "model": "gpt-4o", "base_url": "http://127.0.0.1:9/v1"}
+    upstreams = {
+        "own": own,
+        "asked": {**own, "provider": "openai"},
+        "mine": {"kind": "scripted", "model": "gpt-4o-mini"},
+    }
+    routes = {"a": {"strategy": "teacher", "teacher": "own", "teacher_model": "gpt-4.1"}}
+    text = said(run("doctor", "--config", write(upstreams=upstreams, routes=routes, prices={})))
+    for about in ("gpt-4o (self)", "gpt-4o-mini", "gpt-4.1"):
+        assert f"warn price of {about} no source has a price" in text
+    assert "ok price of gpt-4o (openai) input $" in text
+
+
 def test_every_fault_is_named_with_its_mend(
     write: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +148,11 @@ def test_a_shared_redis_is_looked_at(write: Write, run: Run, tmp_path: Path, mon
     assert code == 1
     assert "fail shared the Redis URL is none" in text
     assert "secret-word" not in text
+    monkeypatch.setenv("GKT_TEST_REDIS", "redis://user:secret-word@localhost/0?no_such_option=1")
+    code, text = told()
+    assert code == 1
+    assert "fail shared the Redis URL is none" in text
+    assert "secret-word" not in text
     monkeypatch.setenv("GKT_TEST_REDIS", "redis://127.0.0.1:9/0")
     assert told()[0] == 1
     code, text = told(when_away="local")
@@ -141,7 +161,9 @@ def test_a_shared_redis_is_looked_at(write: Write, run: Run, tmp_path: Path, mon
     with redis_server(tmp_path) as server:
         monkeypatch.setenv("GKT_TEST_REDIS", server.url)
         assert "ok shared Redis is there, and keeps what it is told" in told()[1]
+        assert "ok shared" in told(prefix="mine")[1]
         with server.client() as client:
+            assert {"gkt:probe", "mine:probe"} <= set(map(str, client.scan_iter()))
             client.config_set("appendonly", "no")
             client.config_set("maxmemory", "50mb")
             client.config_set("maxmemory-policy", "allkeys-lru")

@@ -68,6 +68,8 @@ def test_what_a_key_is_given(write: Write, run: Run) -> None:
     assert [limited[name] for name in ("tags", "strategies", "overrides")] == [["a", "b"], ["cut-off", "hint"], []]
     assert abs(limited["expires_at"] - time() - 90 * 86_400) < 60
     assert made(run, file, "--expires", "2999-01-01")["expires_at"] == 32_472_144_000.0
+    budgets = made(run, file, "--budget", "10 / day", "--budget", " $500/ total ")["budgets"]
+    assert budgets == [{"usd": "10", "per": "day"}, {"usd": "500", "per": "total"}]
     assert made(run, file, "--override", "guidance_tokens")["overrides"] == ["guidance_tokens"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -129,6 +130,29 @@ async def looked_at(
 Requests = Callable[[], list[Entry]]
 
 
+async def test_names_are_drawn_as_they_are(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither links nor bold, nor a colour of the style sheet, nor a time."""
+    names = ['<a href="//e.test">x</a>', "<b>bold</b>", "a &lt; b", "--accent", "2026-01-01T00:00:00Z", "%{x} $x$"]
+    at = time.time() - 60
+    entries = [
+        made.entry(f"r{index}", at, [made.call(f"r{index}", 0, "answer", "student", 5 + index, at)], model=name)
+        for index, name in enumerate(names)
+    ]
+    async with looked_at(tmp_path, entries, monkeypatch) as site:
+        await site.open()
+        await site.log_in()
+        await site.drawn()
+        plot = site.page.locator('figure[data-chart="models"] .plot')
+        ticks = plot.locator(".yaxislayer-above text")
+        assert sorted(text.strip() for text in await ticks.all_text_contents()) == sorted(names)
+        await plot.locator(".bars .point path").first.hover(force=True)  # plotly lays what listens over its bars
+        told = plot.locator(".hoverlayer .hovertext text.nums")
+        await told.first.wait_for(timeout=10_000)
+        assert await plot.locator("a").count() == 0
+        hovered = "".join(await told.all_text_contents())
+        assert any(name in hovered for name in names)
+
+
 async def test_a_morning(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Log in, look at the sums and a chart, filter, open a request, log out."""
     async with looked_at(tmp_path, answered(), monkeypatch) as site:
@@ -210,12 +234,31 @@ async def test_it_can_be_read(
         await site.page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png")
         await site.log_in()
         pages = {"overview": "?range=all", "requests": "/requests", "request": "/requests/fallback-1"}
-        for name, path in {**pages, "models": "/models", "keys": "/keys?range=all"}.items():
+        others = {"models": "/models", "keys": "/keys?range=all", "trade-off": "/tradeoff?range=all"}
+        for name, path in {**pages, **others}.items():
             await site.open(path, charts=name in ("overview", "keys"))
             assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, name
             await site.page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
+            assert await site.page.evaluate(CUT_OFF) == [], name
             worst = await site.page.evaluate(CONTRAST)
             assert worst["ratio"] >= 4.5, (name, worst)
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
+async def test_the_form_of_a_range_is_on_the_screen(
+    width: int, answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the range that was chosen takes a line of its own."""
+    async with looked_at(tmp_path, answered(), monkeypatch, viewport={"width": width, "height": 844}) as site:
+        await site.open()
+        await site.log_in()
+        for chosen in ("", "&from=2026-01-01", "&to=2026-01-01", "&from=2026-01-01&to=2026-01-31"):
+            await site.open(f"/tradeoff?range={'custom' if chosen else 'all'}{chosen}")
+            await site.page.locator(".ranges summary").click()
+            form = await site.page.locator(".ranges form").bounding_box()
+            assert form is not None
+            assert 0 <= form["x"] <= form["x"] + form["width"] <= width, chosen
+            assert await site.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 async def test_by_keyboard_alone(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +290,19 @@ async def test_a_change_to_dark_repaints_the_charts(
         await site.page.wait_for_selector('html[data-drawn="dark"]', state="attached")
         assert await site.page.evaluate(colour) != light
 
+
+CUT_OFF = """() => {
+  const outside = (of, box) => [...of].filter((each) => {
+    const at = each.getBoundingClientRect(), text = document.createRange();
+    text.selectNodeContents(each);
+    return at.right > box.right + 1 || at.left < box.left - 1 || text.getClientRects().length > 1;
+  }).map((each) => each.textContent);
+  const menu = document.querySelector(".bar nav").getBoundingClientRect();
+  const table = location.pathname.endsWith("/tradeoff") && innerWidth > 620 && document.querySelector(".scroll");
+  const cells = table ? outside(table.querySelectorAll("thead th"), table.getBoundingClientRect()) : [];
+  return [...outside(document.querySelectorAll(".menu a"), menu), ...cells];
+}"""
+"""What of the menu, and of the trade-off's columns where they stand side by side, is outside of what shows them."""
 
 CONTRAST = """() => {
   const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});

@@ -81,6 +81,34 @@ async def test_budgets_and_limits(pages: Any) -> None:
         page = await site.get("/keys")
         page.check()
         assert "Budgets and limits now" in page.text
+        cells = page.text.partition("Budget hit")[2].partition("Used:")[0]
+        assert "unknown" not in cells, "no limit is none, and known to be"
+
+
+async def test_none_is_no_unknown(pages: Any) -> None:
+    async with pages([]) as site:
+        limited, _ = await site.gateway.keys.create(Grant(name="limited", concurrent=2))
+        (told,) = await site.rows("/keys", table="limits")
+        assert (told["caller"], told["concurrent"], told["budget_usd"], told["used_share"]) == (limited.id, "2", "", "")
+        page = await site.get("/keys")
+        said = [cell["title"] for cell in page.all("span") if cell.get("title")]
+        assert said == ["none"] * 6
+
+
+async def test_budgets_are_found_behind_any_number_of_keys_without(pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.dashboard.keys.ASKED_ABOUT", 2)
+    async with pages([]) as site:
+        for number in range(3):
+            await site.gateway.keys.create(Grant(name=f"free-{number}"))
+        grants = [{"name": f"k{number}", "budgets": [{"usd": 1, "per": "day"}]} for number in range(2)]
+        for grant in grants:
+            await site.gateway.keys.create(Grant.model_validate(grant))
+        assert [line["name"] for line in await site.rows("/keys", table="limits")] == ["k0", "k1"]
+        assert "not looked at" not in (await site.get("/keys")).text
+        await site.gateway.keys.create(Grant(name="one", concurrent=2))
+        assert "1 more key with budgets or limits is not looked at here" in (await site.get("/keys")).text
+        await site.gateway.keys.create(Grant(name="another", concurrent=2))
+        assert "2 more keys with budgets or limits are not looked at here" in (await site.get("/keys")).text
 
 
 async def test_budgets_that_nobody_can_tell_are_unknown_and_asked_for_once(

@@ -71,6 +71,26 @@ async def test_a_machine_by_the_hour_shows_what_it_did_nothing_for(pages: Any, m
         assert "busy 0 ms of 86,400.00 s" in empty.text.replace("\xa0", " ")
 
 
+async def test_a_machine_costs_nothing_before_its_first_call(pages: Any, made: Any) -> None:
+    """Nor in a range that has not begun."""
+    day = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
+    calls = [made.call("a", 0, "answer", "student", 7, day + 3_600, duration=10)]
+    async with pages([made.entry("a", day + 3_600, calls)], prices={"mine": {"per_hour": 3.6}}) as site:
+
+        async def told(first: str, last: str) -> dict[str, str]:
+            rows = await site.rows("/models", **{"range": "custom", "from": first, "to": last})
+            found: dict[str, str] = next(line for line in rows if line["upstream"] == "student")
+            return found
+
+        (line, after) = (await told("2026-02-01", "2026-03-02"), await told("2026-03-02", "2026-03-03"))
+        assert (line["elapsed_s"], after["elapsed_s"]) == (str(82_800.0), str(82_800.0 + 86_400))
+        assert line["machine_usd"] == "82.8"
+        assert (await told("2026-03-03", "2026-03-03"))["idle_usd"] == "86.4", "it is on record by then"
+        for first, last in (("2026-02-01", "2026-03-01"), ("2999-01-01", "2999-01-02")):
+            assert (await told(first, last))["machine_usd"] == ""
+            await site.get("/models", **{"range": "custom", "from": first, "to": last})
+
+
 async def test_more_calls_than_a_page_reads_are_said_to_be(
     pages: Any, made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

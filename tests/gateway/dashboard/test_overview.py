@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.dashboard import PATH
+from gateway.dashboard.overview import LONGEST
+from gateway.dashboard.period import buckets
 from gateway.dashboard.tags import merged
 from gateway.keys.key import Grant
 from gateway.ledger.entry import Entry, Query
@@ -121,6 +123,32 @@ async def test_by_the_hour(pages: Any) -> None:
         }
 
 
+async def test_an_early_begin_costs_no_more_than_what_is_shown(pages: Any) -> None:
+    """A million hours and more were named to show the last ones, on the loop that has chats to answer."""
+    begun = time.perf_counter()
+    last = list(buckets("hour", 0.0, 32e9, LONGEST))
+    took = time.perf_counter() - begun
+    assert len(last) == LONGEST
+    assert last[-1] == "2984-01-15T08:00Z"
+    assert took < 0.5
+    async with pages() as site:
+        page = await site.get("", **{"range": "custom", "from": "1970-01-01"})
+        assert f"spent in {LONGEST:,} days" in page.text
+
+
+async def test_names_are_no_markup_for_plotly(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    name = '<a href="//e.test">&lt;</a>'
+    entry = made.entry("r", at, [made.call("r", 0, "answer", "student", 5, at)], model=name, strategy="<b>new</b>")
+    async with pages([entry]) as site:
+        page = await site.get()
+        drawn = [json.loads(text) for text in page.scripts if text]
+        assert not [each for chart in drawn for trace in chart["data"] for each in trace["y"] if "<" in str(each)]
+        shown = {each for chart in drawn for trace in chart["data"] for each in trace["y"] if "&" in str(each)}
+        assert shown == {'&lt;a href="//e.test"&gt;&amp;lt;&lt;/a&gt;', "&lt;b&gt;new&lt;/b&gt;"}
+        assert f"Most spent: {name}" in page.text, "words of the page are escaped once"
+
+
 async def test_sums_of_groups_are_the_sums_of_all(pages: Any) -> None:
     """Field by field: what is added to a row of savings must be added to `merged` too."""
     async with pages() as site:
@@ -151,6 +179,26 @@ async def test_measurements_are_spending_and_no_requests(pages: Any, made: Any) 
         split = {line["stage"]: line["spent_usd"] for line in await site.rows("", table="split")}
         assert split["measurement"] == Money(7_000).plain
         assert "measurement" in (await site.get()).text
+        page = await site.get()
+        saved = Money(7_000 - 500)  # the measurement is the baseline, and measuring cost as much
+        assert page.amounts("saved")[0] == saved.plain
+        assert page.amounts("after-measurement") == [(saved - Money(7_000)).plain, Money(7_000).plain]
+        (sums,) = await site.rows("", table="sums")
+        assert sums["saved_usd"] == saved.plain
+        assert sums["saved_after_measurement_usd"] == (saved - Money(7_000)).plain
+        assert sums["shadows_unpriced"] == "0"
+
+
+async def test_a_measurement_without_a_price_is_counted(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    served = made.entry("r", at, [made.call("r", 0, "answer", "student", 500, at)])
+    calls = [made.call("r-shadow", 0, "measurement", "teacher", None, at + 1)]
+    async with pages([served, made.entry("r-shadow", at + 1, calls, shadow_of="r", baseline=None)]) as site:
+        (sums,) = await site.rows("", table="sums")
+        assert (sums["unpriced"], sums["shadows"], sums["shadows_unpriced"]) == ("0", "1", "1")
+        page = await site.get()
+        assert "and 1 measurement without a price" in page.text
+        assert page.amounts("after-measurement") == []
 
 
 async def test_by_tag(pages: Any, made: Any) -> None:

@@ -92,6 +92,42 @@ async def test_one_request_opened_whole(pages: Any) -> None:
         assert "No settled request has the id" in (await site.get("/requests/nobody", 404)).text
 
 
+async def test_what_was_measured_afterwards_stands_with_its_request(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    calls = [made.call("r", 0, "answer", "student", 500, at)]
+    served = made.entry("r", at, calls, shadow_propensity=0.5)
+    plain = made.entry("plain", at, [made.call("plain", 0, "answer", "student", 500, at)], shadow_propensity=0.5)
+    measuring = [made.call("r-shadow", 0, "measurement", "teacher", 7_001, at + 1)]
+    shadow = made.entry("r-shadow", at + 1, measuring, shadow_of="r", baseline=None)
+    async with pages([served, plain, shadow]) as site:
+        page = await site.get("/requests/r")
+        assert "Measured afterwards" in page.text
+        assert page.amounts("measured") == [Money(7_001).plain]
+        assert page.amounts("spent")[0] == Money(500).plain
+        assert "Tokens out40the client was sent 160" in page.text
+        assert f"{PATH}/requests/r-shadow" in [said["href"] for said in page.all("a")]
+        page = await site.get("/requests/r-shadow")
+        assert "A measurement: no client’s request" in page.text
+        assert f"{PATH}/requests/r" in [said["href"] for said in page.all("a")]
+        assert "Measured afterwards" not in (await site.get("/requests/plain")).text
+        listed = await site.get("/requests")
+        assert "r-shadow" not in listed.text
+        assert "Measurements made afterwards (shadows) are not in this list" in listed.text
+
+
+@pytest.mark.parametrize(("nano", "word"), [(0, "asked for"), (7, "paid for")])
+async def test_first_words_that_cost_nothing_were_not_paid_for(pages: Any, made: Any, nano: int, word: str) -> None:
+    """A teacher that cannot be reached takes no money."""
+    at = time.time() - 60
+    calls = [
+        made.call("r", 0, "guidance", "teacher", nano, at, error="Unavailable"),
+        made.call("r", 1, "answer", "student", 500, at),
+    ]
+    async with pages([made.entry("r", at, calls, wasted="failed")]) as site:
+        assert f"The teacher’s first words were {word} and could not be used" in (await site.get("/requests/r")).text
+        assert "1 request asked for first words that could not be used" in (await site.get()).text
+
+
 @pytest.mark.parametrize("stored", [True, False])
 async def test_text_is_shown_only_where_it_was_stored(pages: Any, made: Any, stored: bool) -> None:
     text = {"messages": [{"role": "user", "content": "A secret <b>question</b>"}], "answer": "Its answer."}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import pytest
@@ -18,6 +20,13 @@ from pricing.money import Money
 
 NOW = 1_795_500_000.0
 """2026-11-24, six in the morning."""
+
+
+@pytest.mark.parametrize("first", [*"=+-@", *"＝＋－＠", "\t", "\r", "\n"])
+def test_no_text_of_a_csv_begins_like_a_formula(first: str) -> None:
+    (_, line) = csv.reader(io.StringIO(Table("t", "T", [Column("a", "A")], [[f"{first}1+1"]]).csv(), newline=""))
+    assert line == [f"'{first}1+1"]
+    assert Table("t", "T", [Column("a", "A", "money")], [[Money(-1)]]).csv().splitlines()[1] == "-0.000000001"
 
 
 @pytest.mark.parametrize(

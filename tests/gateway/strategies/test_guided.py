@@ -399,6 +399,32 @@ class TestStudentTrouble:
                 await home.ask(guidance_tokens=4)
         assert caught.value.code == "context_length_exceeded"
 
+    async def test_a_hint_that_nobody_was_given_is_wasted(self, house: Any) -> None:
+        """The teacher that takes over does not see its own hint: it was paid for in vain."""
+        async with house(teacher=paid("Air scatters light."), student=small(error=Unavailable("gone"))) as home:
+            answer = await home.ask("gkt-hint", n=2)
+            entry = await home.entry()
+        assert answer.receipt["guidance"]["wasted"] == "student_failed"
+        assert entry["wasted"] == "student_failed"
+        assert entry["spent_by_stage"]["guidance"] > 0
+        assert [call["stage"] for call in entry["calls"]].count("fallback") == 2
+
+    async def test_one_that_a_single_choice_was_given_is_not(self, house: Any) -> None:
+        def first(prompt: Prompt) -> Unavailable | None:
+            return Unavailable("gone") if len(student.prompts) == 1 else None
+
+        student = small("So it is.", error=first)
+        async with house(teacher=paid("Air scatters light."), student=student) as home:
+            answer = await home.ask("gkt-hint", n=2)
+            entry = await home.entry()
+        assert [call["stage"] for call in entry["calls"]].count("fallback") == 1
+        assert answer.receipt["guidance"]["wasted"] is None
+
+    async def test_first_words_that_the_client_was_shown_are_not_wasted(self, house: Any) -> None:
+        async with house(teacher=paid(), student=small(error=Unavailable("gone"))) as home:
+            answer = await home.ask(guidance_tokens=4)
+        assert answer.receipt["guidance"]["wasted"] is None
+
     async def test_when_both_fail_the_error_is_the_fallbacks(self, house: Any) -> None:
         async with house(teacher=paid(error=Unavailable("t")), student=small(error=Unavailable("s"))) as home:
             with pytest.raises(UpstreamFailed, match="teacher: t"):
