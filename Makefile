@@ -18,8 +18,10 @@ serve: $(VENV)/.run
 browser: $(VENV)/.dev
 	@$(BIN)/python -m docs.browser
 
+# All of them: first, on several cores, those that may share the machine; then those that measure it.
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 # The official client again, in its next major version (which litellm does not admit beside itself).
 test-openai3: .venv-openai3/.dev

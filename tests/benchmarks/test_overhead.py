@@ -19,6 +19,7 @@ from benchmarks.overhead import MODES, SUBJECTS, Spoiled, check, figures
 from benchmarks.process import ROOT, NotServing, cpu_nanoseconds, free_port, serving
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.anyio,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pins processes and reads Linux's CPU clocks"),
 ]

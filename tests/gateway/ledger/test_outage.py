@@ -19,7 +19,7 @@ from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
 from tests.conftest import Children
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]

@@ -27,7 +27,7 @@ from gateway.ledger.spool import FRAME, Backlog, Item, Spool, place, record
 from gateway.ledger.sql import SqlLedger
 from tests.conftest import Children
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]

@@ -23,7 +23,7 @@ from gateway.ledger.sql import SqlLedger
 from gateway.ledger.store import Store
 from gateway.ledger.writer import Writer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]

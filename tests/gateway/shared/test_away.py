@@ -23,7 +23,7 @@ from gateway.shared.redis_budget import RedisBudget
 from pricing.money import Money
 from tests.gateway.shared.server import RedisServer, redis_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 NOW = 1_795_000_000.0
 SECOND = 2.0
