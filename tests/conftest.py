@@ -6,6 +6,7 @@ import importlib
 import logging
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -30,6 +31,27 @@ Together = Callable[..., "list[subprocess.Popen[str]]"]
 
 Postgres = Callable[[], str]
 """Makes a new, empty database on a real PostgreSQL server; returns its SQLAlchemy URL."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """After a run of the engines' contract suite: a line an engine, on what it ran, and how that went.
+
+    Here and not beside the suite, for with several workers the process that reports collects nothing.
+    """
+    ran: dict[str, str] = {}
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            known = dict(getattr(report, "user_properties", ()))
+            if "engine" in known and (report.when == "call" or outcome != "passed"):
+                counts.setdefault(known["engine"], Counter())[outcome] += 1
+                if "ran on" in known:
+                    ran[known["engine"]] = known["ran on"]
+    if counts:
+        terminalreporter.section("engines")
+    for engine in sorted(counts):
+        how = ", ".join(f"{count} {outcome}" for outcome, count in counts[engine].items())
+        terminalreporter.line(f"{engine:<28} {ran.get(engine, 'not run here'):<60} {how}")
 
 
 @pytest.fixture(scope="session")

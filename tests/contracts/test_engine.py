@@ -40,11 +40,15 @@ PREFIX = "1, 2, 3, 4,"
 class Subject:
     """An engine under test.
 
+    `real`: the model or server is the real thing; False: a strict fake of it. `what` says
+    what it ran on, in a few words; the test run prints both, a line an engine.
     `freed`: entered before a call that is left early; its exit fails unless the upstream has noticed within 100 ms.
     None: the engine runs in this process, and there is nobody to notice.
     """
 
     engine: Engine
+    real: bool
+    what: str
     freed: Callable[[], AbstractAsyncContextManager[None]] | None = None
 
 
@@ -114,7 +118,7 @@ async def openai_api() -> AsyncIterator[Subject]:
         "subject", OpenAISpec(model="m", base_url=f"http://{host}:{port}/v1", prefill="continue_flag", retries=0)
     )
     try:
-        yield Subject(engine, freed)
+        yield Subject(engine, False, "a small server that counts", freed)
     finally:
         await engine.aclose()
         await runner.cleanup()
@@ -135,7 +139,7 @@ async def llamacpp() -> AsyncIterator[Subject]:
             await asyncio.wait_for(anext(stream), 1.0)
 
     async with aclosing(engine):
-        yield Subject(engine, freed)
+        yield Subject(engine, True, "llama.cpp's server, SmolLM2-135M", freed)
 
 
 @asynccontextmanager
@@ -146,7 +150,7 @@ async def replay() -> AsyncIterator[Subject]:
     with TemporaryDirectory() as folder:
         spec = ReplaySpec(model="m", file=recording(folder), vocabulary="cl100k_base", delay=0.002)
         async with aclosing(Replay("recorded", spec)) as engine:
-            yield Subject(engine)
+            yield Subject(engine, True, "a recording of one answer")
 
 
 @asynccontextmanager
@@ -157,7 +161,7 @@ async def scripted() -> AsyncIterator[Subject]:
         return " " + counted(int(prompt.prefix.rstrip(",").split()[-1]) + 1) if prompt.prefix else counted(1)
 
     async with aclosing(Scripted("scripted", says, delay=0.002)) as engine:
-        yield Subject(engine)
+        yield Subject(engine, True, "this process, texts by a function")
 
 
 def recording(folder: str) -> Path:
@@ -179,8 +183,12 @@ ENGINES: Mapping[str, Factory] = {
 
 
 @pytest.fixture(params=ENGINES)
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+async def subject(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> AsyncIterator[Subject]:
+    record_property("engine", request.param)
     async with ENGINES[request.param]() as subject:
+        record_property("ran on", f"{'the real thing' if subject.real else 'a strict fake'}: {subject.what}")
         yield subject
 
 
