@@ -1,13 +1,14 @@
 """Pages: the parts of the documentation that are read from the code.
 
 Every configuration key, from the models that check them, into `docs/configuration.md`; every module, from its
-docstring, into `docs/architecture.md`; every metric into `docs/observability.md`. `python -m docs.pages` writes them;
-`make docs` calls it, and a test compares.
+docstring, into `docs/architecture.md`; every metric into `docs/observability.md`; what is known of every teacher into
+`docs/teachers.md`. `python -m docs.pages` writes them; `make docs` calls it, and a test compares.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
@@ -31,7 +32,8 @@ from gateway.config import (
 )
 from gateway.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from pricing.configured import KEYS
-from students.spec import Deadlines, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
+from students.capabilities import rows
+from students.spec import Deadlines, LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -49,6 +51,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "`routes.NAME.teacher_sampling`, `routes.NAME.student_sampling`": OwnSampling,
     "`upstreams.NAME`, every kind": Spec,
     "`upstreams.NAME`, `kind: openai_api`": OpenAISpec,
+    "`upstreams.NAME`, `kind: litellm_api`": LiteLLMSpec,
     "`upstreams.NAME`, `kind: llamacpp`": LlamaCppSpec,
     "`upstreams.NAME`, `kind: replay`": ReplaySpec,
     "`upstreams.NAME`, `kind: scripted`": ScriptedSpec,
@@ -77,13 +80,12 @@ MEANING: Mapping[str, str] = {
     "OwnSampling.presence_penalty": "See the API.",
     "OwnSampling.frequency_penalty": "See the API.",
     "OpenAISpec.kind": "Any server that speaks OpenAI's chat completions; the kind is never guessed.",
+    "LiteLLMSpec.kind": "A provider whose API is not OpenAI's, through litellm (extra `litellm`).",
     "OpenAISpec.base_url": "Up to and including `/v1`.",
-    "OpenAISpec.limit_field": "How this server spells the token limit.",
-    "OpenAISpec.logprobs": "The server gives log-probabilities; false: they are not asked for.",
-    "OpenAISpec.tools": "The model calls tools.",
-    "OpenAISpec.json_schema": "The server honours `response_format`.",
-    "OpenAISpec.images": "The model reads pictures.",
-    "OpenAISpec.deadlines": "See below.",
+    "Hosted.logprobs": "False: they are not asked for.",
+    "Hosted.tools": "The model calls tools.",
+    "Hosted.json_schema": "The server honours `response_format`.",
+    "Hosted.deadlines": "See below.",
     "LlamaCppSpec.kind": "A GGUF model on the llama.cpp server, in a child process.",
     "LlamaCppSpec.start_seconds": "A child that is not up by then is ended, and the upstream is unavailable.",
     "LlamaCppSpec.deadlines": "See below.",
@@ -136,6 +138,33 @@ def metrics() -> str:
     for name, told in {**COUNTERS, **HISTOGRAMS, **GAUGES}.items():
         labels = ", ".join(f"`{label}`" for label in told.labels)
         lines.append(f"| `{name}` | {labels} | {told.text} |")
+    return "\n".join(lines)
+
+
+SENT: Mapping[bool | None, str] = {True: "yes", False: "no", None: "?"}
+SAMPLED: Mapping[str | None, str] = {"always": "yes", "off": "while not reasoning", "never": "no", None: "?"}
+
+
+def teachers() -> str:
+    """What is known of every model, in the order in which names are looked up, as Markdown."""
+    lines = [
+        "| model | limit | reasoning off by | sampling | `stop` | prefill | images | logprobs | source |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows():
+        reasoning = {"never": "does not reason", "always": "**cannot be switched off**", None: "?"}.get(row.reasoning)
+        if reasoning is None:
+            sent = json.dumps(dict(row.off)) if row.off else ""
+            reasoning = f"`{sent}`" if sent else "it is off"
+        cells = [
+            ", ".join(f"`{pattern}`" for pattern in row.models),
+            f"`{row.limit_field}`" if row.limit_field else "?",
+            reasoning,
+            SAMPLED[row.sampling],
+            *(SENT[value] for value in (row.stop, row.prefill, row.images, row.logprobs)),
+            row.source,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -224,7 +253,7 @@ def _flow(value: Any) -> str:
 
 
 def _meaning(model: type[BaseModel], name: str, field: FieldInfo) -> str:
-    own = MEANING.get(f"{model.__name__}.{name}")
+    own = next((MEANING[key] for kind in model.__mro__ if (key := f"{kind.__name__}.{name}") in MEANING), None)
     if own is None and not field.description:
         raise LookupError(f"{model.__name__}.{name} is documented nowhere: give its Field a description")
     text = " ".join(part for part in (own, field.description) if part)
@@ -237,6 +266,7 @@ def write() -> None:
         ("configuration.md", "settings", settings()),
         ("architecture.md", "modules", modules()),
         ("observability.md", "metrics", metrics()),
+        ("teachers.md", "teachers", teachers()),
     ):
         path = HERE / page
         path.write_text(replaced(path.read_text("utf-8"), name, text), "utf-8")

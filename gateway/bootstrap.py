@@ -26,7 +26,7 @@ from gateway.upstreams import Upstream, check_keyless
 from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
-from students.spec import OpenAISpec, UpstreamSpec
+from students.spec import Hosted, UpstreamSpec
 
 if TYPE_CHECKING:
     from gateway.traces import Traces
@@ -143,7 +143,7 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
                     bare.add(name)
     seated: dict[str, Upstream] = {}
     for name, spec in config.upstreams.items():
-        stand_in = spec.stand_in if isinstance(spec, OpenAISpec) and name in missing else None
+        stand_in = spec.stand_in if isinstance(spec, Hosted) and name in missing else None
         if name in missing and stand_in is None:
             raise ConfigError(f"upstream {name!r}: {missing[name]}")
         if stand_in is not None and stand_in not in built:

@@ -17,7 +17,7 @@ from gateway.chat import Overrides, Placement, StrategyName, Unguidable
 from gateway.errors import ConfigError
 from pricing.book import PriceBook
 from students.engine import Sampling
-from students.spec import LlamaCppSpec, OpenAISpec, Strict, UpstreamSpec, VariableName
+from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, OpenAISpec, Strict, UpstreamSpec, VariableName
 
 GUIDED: tuple[StrategyName, ...] = ("cut-off", "concise", "hint")
 Instead = Literal["teacher", "student", "context", "refuse"]
@@ -178,9 +178,6 @@ def default_upstreams() -> dict[str, UpstreamSpec]:
         "teacher": OpenAISpec(
             model="gpt-6-sol",
             api_key_env="OPENAI_API_KEY",
-            limit_field="max_completion_tokens",
-            reasoning_effort="none",
-            images=True,
             streaming="as_asked",
             stand_in="student",
         ),
@@ -264,7 +261,7 @@ class Config(Strict):
             if route.strategy == "hint" and route.placement == "prefix":
                 raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
         for name, spec in self.upstreams.items():
-            if isinstance(spec, OpenAISpec) and spec.stand_in is not None:
+            if isinstance(spec, Hosted) and spec.stand_in is not None:
                 other = self.upstreams.get(spec.stand_in)
                 if other is None or spec.stand_in == name or getattr(other, "stand_in", None):
                     raise ValueError(
@@ -281,8 +278,10 @@ class Config(Strict):
         if not route.pass_key:
             return
         spec = self.upstreams.get(route.teacher or "")
-        if not isinstance(spec, OpenAISpec):
-            raise ValueError(f"route {name!r}: pass_key needs a teacher of kind openai_api, which takes a key")
+        if not isinstance(spec, OpenAISpec | LiteLLMSpec):
+            raise ValueError(
+                f"route {name!r}: pass_key needs a teacher of kind openai_api or litellm_api, which takes a key"
+            )
         if spec.stand_in is not None:
             raise ValueError(
                 f"route {name!r}: pass_key needs a teacher without stand_in: no other upstream is given a caller's key"

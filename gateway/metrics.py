@@ -71,6 +71,10 @@ COUNTERS: Mapping[str, Told] = {
     ),
     "gkt_compared_cost_usd_total": Told("What the requests behind gkt_baseline_cost_usd_total did cost.", ("method",)),
     "gkt_wasted_guidance_total": Told("Requests whose guidance was asked for and not used.", ("reason",)),
+    "gkt_guidance_paused_total": Told(
+        "Times that a teacher was asked for no guidance for a while, since its last ones came to nothing.",
+        ("upstream",),
+    ),
     "gkt_fallback_total": Told("Requests in which a model took over from another that failed.", ("reason",)),
     "gkt_unpriced_requests_total": Told("Requests with a call that has no price."),
     "gkt_limit_refusals_total": Told("Requests that a limit or a budget refused.", ("limit",)),
@@ -165,6 +169,7 @@ class Metrics:
         self._baseline = Family(counter("gkt_baseline_cost_usd_total"))
         self._compared = Family(counter("gkt_compared_cost_usd_total"))
         self._wasted = Family(counter("gkt_wasted_guidance_total"))
+        self._paused = Family(counter("gkt_guidance_paused_total"))
         self._fallback = Family(counter("gkt_fallback_total"))
         self._unpriced = counter("gkt_unpriced_requests_total")
         self._limited = Family(counter("gkt_limit_refusals_total"))
@@ -222,6 +227,10 @@ class Metrics:
         reason = fallback(entry)
         if reason is not None:
             self._fallback(reason).inc()
+
+    def paused(self, upstream: str) -> None:
+        """Count the beginning of a time in which that teacher gives no guidance."""
+        self._paused(upstream).inc()
 
     def measured(self, entry: Entry) -> None:
         """Count one settled shadow: its calls, and no request."""

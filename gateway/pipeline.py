@@ -129,7 +129,11 @@ class Gateway:
         prompts = Prompts(config.prompts)
         book = self.book.with_prices(config.prices)
         planner = Planner(
-            config, lambda name: self.upstreams[name].engine.abilities, prompts.guidance, draw=self.planner.draw
+            config,
+            lambda name: self.upstreams[name].engine.abilities,
+            prompts.guidance,
+            draw=self.planner.draw,
+            waste=self.planner.waste,
         )
         planner.check()
         check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless])
@@ -316,10 +320,20 @@ class Gateway:
         try:
             entry = books.entry(exchange)
             exchange.receipt = bookkeeper.receipt(exchange, entry)
+            self._learn(exchange)
             self._tell(entry)
             await self._enter(entry)
         finally:
             await self.admission.give_back(held, exchange, entry)
+
+    def _learn(self, exchange: Exchange) -> None:
+        """Remember whether the guidance that was asked for came to something."""
+        if exchange.guidance is None:
+            return
+        teacher, model = self.planner.guide(exchange.plan)
+        if self.planner.waste.saw(teacher, model, exchange.guidance.wasted):
+            self.metrics.paused(teacher)
+            log.warning("guidance came to nothing several times in a row: paused", upstream=teacher, model=model)
 
     async def _enter(self, entry: Entry) -> None:
         try:

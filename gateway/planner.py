@@ -10,9 +10,14 @@ from typing import get_args
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName, Unguidable
 from gateway.config import GUIDED, Config, Instead, Route
 from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
+from gateway.waste import Waste
+from students.capabilities import thinks_always
 from students.engine import Ability
 
 ANY = "*"
+THOUGHTFUL = 1024
+"""Tokens of guidance of which hidden reasoning is likely to leave some."""
+
 PROMPT_OF: Mapping[StrategyName, str | None] = {"cut-off": None, "concise": "concise", "hint": "hint"}
 PLACEMENT_OF: Mapping[StrategyName, Placement] = {"cut-off": "prefix", "concise": "prefix", "hint": "context"}
 ABILITY_FOR: Mapping[Need, Ability] = {
@@ -46,10 +51,20 @@ class Planner:
     """Decides who speaks. Plans of requests without overrides and special needs are made once and reused.
 
     `draw` decides which chats are held out, and which are answered by the teacher too (`Route.holdout`, `shadow`).
+    `waste` knows whose guidance comes to nothing; the gateway tells it.
     """
 
-    def __init__(self, config: Config, abilities: Abilities, prompts: tuple[str, ...], *, draw: Draw = CHANCE) -> None:
+    def __init__(
+        self,
+        config: Config,
+        abilities: Abilities,
+        prompts: tuple[str, ...],
+        *,
+        draw: Draw = CHANCE,
+        waste: Waste | None = None,
+    ) -> None:
         self.draw = draw
+        self.waste = waste or Waste()
         self._config = config
         self._abilities = abilities
         self._prompts = prompts
@@ -69,6 +84,17 @@ class Planner:
                     f"{plan.student!r} cannot (its prefill mode is context, or the probe failed); set "
                     "placement: context, or the student's right prefill mode"
                 )
+            self._check_guide(name, plan)
+
+    def _check_guide(self, name: str, plan: Plan) -> None:
+        if plan.strategy in GUIDED and plan.teacher_model != ANY and self._thinks(plan):
+            _, model = self.guide(plan)
+            raise ConfigError(
+                f"route {name!r}: strategy {plan.strategy!r} needs a teacher that can stop thinking, and {model!r} "
+                f"cannot: its hidden reasoning would eat the {plan.guidance_tokens} tokens of guidance. Take another "
+                f"model, or strategy: teacher, or at least {THOUGHTFUL} guidance_tokens; if it can be told to stop, "
+                "set the upstream's reasoning_effort"
+            )
 
     def models(self) -> list[str]:
         """The names that `/v1/models` lists; `*` stands for every other name and is not one."""
@@ -93,6 +119,13 @@ class Planner:
             plan = self._overridden(plan, route, name, chat.overrides, asked, caller)
         if plan.teacher_model == ANY:
             plan = replace(plan, teacher_model=chat.model)
+        if plan.strategy in GUIDED and self._thinks(plan):
+            why = f"{plan.why}; {plan.teacher_model or plan.teacher} cannot stop thinking: teacher"
+            plan = self._instead_of(plan, "teacher", why)
+        elif plan.strategy in GUIDED and not asked and self.waste.paused(*self.guide(plan)):
+            seat: Seat = "student" if plan.on_teacher_failure == "student" else "teacher"
+            said = plan.teacher_model or plan.teacher
+            plan = self._instead_of(plan, seat, f"{plan.why}; guidance of {said} came to nothing lately: {seat}")
         if chat.needs:
             plan = self._honourable(plan, route, chat)
         if plan.strategy in GUIDED and plan.placement == "prefix" and not self._continues(plan):
@@ -250,6 +283,17 @@ class Planner:
     def _passes(route: Route, teacher: str) -> bool:
         """A caller's key is for the upstream that the route names, never for another that a request names."""
         return route.pass_key and teacher == route.teacher
+
+    def guide(self, plan: Plan) -> tuple[str, str]:
+        """The teacher of a guided plan, and the model that it is asked for."""
+        teacher = plan.teacher or ""
+        spec = self._config.upstreams.get(teacher)
+        return teacher, plan.teacher_model or (spec.model if spec is not None else "")
+
+    def _thinks(self, plan: Plan) -> bool:
+        """True when the teacher would think the guidance away."""
+        teacher, model = self.guide(plan)
+        return plan.guidance_tokens < THOUGHTFUL and thinks_always(self._config.upstreams.get(teacher), model)
 
     def _continues(self, plan: Plan) -> bool:
         return plan.student is not None and Ability.CONTINUE in self._abilities(plan.student)

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from students.capabilities import Settings, settings
 from students.engine import Prompt, Sampling
 from students.errors import Refused
 from students.prefill import SPELLINGS, Spelling, prefilled
@@ -16,16 +17,14 @@ from students.spec import OpenAISpec
 class Bodies:
     """Writes the requests of one upstream. Only what was said is sent; what is None is left to the upstream.
 
-    Later wins: `spec.reasoning_effort`, `spec.extra_body`, `Prompt.options`, then the members that make the call what
-    it is (model, messages, stream, ...). `spec.sampling` false keeps back temperature, top_p, both penalties and
-    logit_bias, which reasoning models reject; `spec.stop` false keeps back `stop`, `spec.logprobs` false `logprobs`.
+    Later wins: what switches reasoning off, `spec.extra_body`, `Prompt.options`, then the members that make the call
+    what it is (model, messages, stream, ...). What the model does not accept (`students.capabilities`) is kept back:
+    temperature, top_p, both penalties and logit_bias, `stop`, `logprobs`.
     """
 
     def __init__(self, spec: OpenAISpec) -> None:
         self._spec = spec
         self._spelling = SPELLINGS.get(spec.prefill, Spelling())
-        effort = {} if spec.reasoning_effort is None else {"reasoning_effort": spec.reasoning_effort}
-        self._base = {**effort, **spec.extra_body}
         usage = {"stream_options": {"include_usage": True}} if spec.stream_usage else {}
         self._streamed: dict[str, Any] = {"model": spec.model, "stream": True, **usage}
         self._whole: dict[str, Any] = {"model": spec.model, "stream": False}
@@ -36,14 +35,15 @@ class Bodies:
 
     def chat(self, prompt: Prompt) -> bytes:
         """For `/chat/completions`. Raises `Refused` when the prompt holds what JSON cannot."""
-        body = self._common(self._base, prompt)
+        asked = self._asked(prompt)
+        body = self._common(asked, asked.begun({**self._spec.extra_body, **prompt.options}), prompt)
         body["messages"] = prompt.messages
         if prompt.prefix:
             body["messages"] = prefilled(self._spelling, prompt.messages, prompt.prefix)
             body |= self._spelling.body
         if prompt.max_tokens is not None:
-            body[self._spec.limit_field] = prompt.max_tokens
-        if prompt.sampling.logprobs and self._spec.logprobs:
+            body[asked.limit_field] = prompt.max_tokens
+        if prompt.sampling.logprobs and asked.logprobs:
             body["logprobs"] = True
             if prompt.sampling.top_logprobs is not None:
                 body["top_logprobs"] = prompt.sampling.top_logprobs
@@ -54,26 +54,30 @@ class Bodies:
 
         The older API knows no reasoning effort, has one name for the limit, and gives log probabilities by number.
         """
-        body = self._common(self._spec.extra_body, prompt)
+        asked = self._asked(prompt)
+        body = self._common(asked, {**self._spec.extra_body, **prompt.options}, prompt)
         body["prompt"] = rendered + prompt.prefix
         if prompt.max_tokens is not None:
             body["max_tokens"] = prompt.max_tokens
-        if prompt.sampling.logprobs and self._spec.logprobs:
+        if prompt.sampling.logprobs and asked.logprobs:
             body["logprobs"] = max(prompt.sampling.top_logprobs or 0, 1)
         return encode(body)
 
-    def _common(self, base: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+    def _asked(self, prompt: Prompt) -> Settings:
+        return settings(self._spec, prompt.model or self._spec.model)
+
+    def _common(self, asked: Settings, base: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
         sampling = prompt.sampling
-        body = {**base, **prompt.options, **(self._streamed if self.streams(prompt) else self._whole)}
+        body = {**base, **(self._streamed if self.streams(prompt) else self._whole)}
         if prompt.model is not None:
             body["model"] = prompt.model
         if prompt.n > 1:
             body["n"] = prompt.n
-        if self._spec.sampling:
+        if asked.samples(base):
             _put(body, sampling)
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        if sampling.stop and self._spec.stop:
+        if sampling.stop and asked.stop:
             body["stop"] = sampling.stop
         return body
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from students.engine import Engine
-from students.spec import LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
+from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
 
 
 class MissingKey(ValueError):
@@ -30,6 +30,10 @@ def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.envi
             from students.openai_api import OpenAIApi
 
             return OpenAIApi(name, spec, key=_key(name, spec, environ, keyless=keyless))
+        case LiteLLMSpec():
+            from students.litellm_api import LiteLLMApi
+
+            return LiteLLMApi(name, spec, key=_key(name, spec, environ, keyless=keyless))
         case LlamaCppSpec():
             from students.llamacpp import LlamaCpp
 
@@ -46,7 +50,7 @@ def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.envi
             assert_never(spec)
 
 
-def _key(name: str, spec: OpenAISpec, environ: Mapping[str, str], *, keyless: bool) -> str | None:
+def _key(name: str, spec: OpenAISpec | LiteLLMSpec, environ: Mapping[str, str], *, keyless: bool) -> str | None:
     if spec.api_key_env is None:
         return None
     key = environ.get(spec.api_key_env, "").strip()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 import msgspec
 
+from students.engine import Prompt
 from students.errors import EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
 
 SHOWN = 300
@@ -124,3 +125,16 @@ def present(error: EngineError, *, engine: str, keys: Iterable[str | None], text
     error.args = (message,)
     error.engine = engine
     return error
+
+
+def quoted(prompt: Prompt) -> Iterator[str]:
+    """Every text of the prompt, for `present` to keep it out of messages."""
+    yield prompt.prefix
+    for message in prompt.messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, Sequence):
+            for part in content:
+                if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                    yield part["text"]

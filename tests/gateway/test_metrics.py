@@ -161,6 +161,20 @@ async def test_reasoning_that_ate_the_budget_is_wasted(house: Any) -> None:
     assert total(found, "gkt_wasted_guidance_total") == 1
 
 
+async def test_guidance_that_keeps_coming_to_nothing_is_no_longer_paid_for(house: Any) -> None:
+    thinking = Scripted("teacher", "", usage=Usage(10, 40, reasoning=40))
+    async with house(teacher=thinking, student=student()) as home:
+        answers = [await home.ask("gkt") for _ in range(5)]
+        found = told(home)
+        home.gateway.reload(home.gateway.config)
+        after = await home.ask("gkt")
+    assert len(thinking.prompts) == 3
+    assert [answer.receipt["strategy"] for answer in [*answers, after]] == ["cut-off"] * 3 + ["student"] * 3
+    assert "came to nothing lately" in answers[-1].receipt["why"]
+    assert answers[0].text == answers[-1].text
+    assert found["gkt_guidance_paused_total"] == [({"upstream": "teacher"}, 1)]
+
+
 async def test_gauges_say_what_is_so_now(house: Any) -> None:
     async with house(student=Scripted("student", hang_after=0), ledger={"url": "sqlite://", "queue": 500}) as home:
         task = asyncio.create_task(anext(home.gateway.answer(home.open("student"))))

@@ -398,3 +398,67 @@ def test_a_holdout_asks_for_the_model_that_was_named() -> None:
         draw=Draws(0.0),
     )
     assert plan("gpt-6-luna", by=by).teacher_model == "gpt-6-luna"
+
+
+def thinking(route: dict[str, Any] | None = None, **teacher: Any) -> Config:
+    return Config.parse(
+        {
+            "upstreams": {
+                "teacher": {"kind": "openai_api", "model": "gpt-6-astra", **teacher},
+                "student": {"kind": "scripted"},
+            },
+            "routes": {"r": {"teacher": "teacher", "student": "student", **(route or {})}},
+        }
+    )
+
+
+@pytest.mark.parametrize("strategy", ["cut-off", "concise", "hint"])
+def test_a_guide_that_cannot_stop_thinking_is_refused_at_load(strategy: str) -> None:
+    by = planner(thinking({"strategy": strategy}))
+    with pytest.raises(ConfigError, match=r"'gpt-6-astra' cannot.*strategy: teacher.*reasoning_effort"):
+        by.check()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        thinking({"strategy": "teacher"}),
+        thinking({"guidance_tokens": 2000}),
+        thinking({"teacher_model": "gpt-6-sol"}),
+        thinking(reasoning_effort="none"),
+        thinking(model="never-heard-of"),
+    ],
+    ids=["alone", "much guidance", "another model", "told to stop", "unknown"],
+)
+def test_a_guide_that_can_be_used_passes(config: Config) -> None:
+    planner(config).check()
+
+
+def test_a_model_asked_for_that_cannot_stop_thinking_answers_alone() -> None:
+    by = planner()
+    by.check()
+    made = plan("gpt-6.1-sol", by=by)
+    assert (made.strategy, made.guidance_tokens, made.teacher_model) == ("teacher", 0, "gpt-6.1-sol")
+    assert made.why == "route *: cut-off; gpt-6.1-sol cannot stop thinking: teacher"
+    assert plan("gpt-6-sol", by=by).strategy == "cut-off"
+
+
+@pytest.mark.parametrize(("policy", "strategy"), [("student", "student"), ("error", "teacher")])
+def test_a_guide_whose_guidance_comes_to_nothing_is_not_asked_for_any(policy: str, strategy: str) -> None:
+    by = planner(routes(on_teacher_failure=policy))
+    for _ in range(3):
+        by.waste.saw("teacher", "gpt-6-sol", "reasoning")
+    made = plan("r", by=by)
+    assert (made.strategy, made.guidance_tokens) == (strategy, 0)
+    assert made.why == f"route r: cut-off; guidance of teacher came to nothing lately: {strategy}"
+    assert plan("r", by=by, strategy="concise").strategy == "concise", "who asks for it gets it"
+    by.waste.saw("teacher", "gpt-6-sol", None)
+    assert plan("r", by=by).strategy == "cut-off"
+
+
+def test_only_the_model_that_wastes_it_is_left_out() -> None:
+    by = planner()
+    for _ in range(3):
+        by.waste.saw("teacher", "gpt-5.4", "empty")
+    assert plan("gpt-5.4", by=by).strategy == "student"
+    assert plan("gpt-5.5", by=by).strategy == "cut-off"

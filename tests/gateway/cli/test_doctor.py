@@ -75,7 +75,7 @@ def test_every_fault_is_named_with_its_mend(
     text = said(result)
     for words in (
         "fail server server.keys_env: the environment variable GKT_TEST_KEYS is not set",
-        "fail upstream gone Unavailable",
+        "fail upstream gone nothing listens at http://127.0.0.1:9/v1 (Unavailable",
         "is a server running at http://127.0.0.1:9/v1?",
         "fail upstream keyless the environment variable GKT_TEST_TEACHER_KEY is not set",
         "export GKT_TEST_TEACHER_KEY=",
