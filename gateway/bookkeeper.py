@@ -65,7 +65,8 @@ class Bookkeeper:
     def entry(self, exchange: Exchange) -> Entry:
         """Price every call of the exchange (their `usage` and `line` are completed in place) and sum it up."""
         chat, plan = exchange.chat, exchange.plan
-        for call in exchange.calls:
+        recalled = exchange.recalled
+        for call in (*exchange.calls, *_made_needless(exchange)):
             self._price(call)
         if exchange.visible is None:
             exchange.visible = self._seen(exchange)
@@ -86,7 +87,9 @@ class Bookkeeper:
             student=plan.student,
             error=exchange.error,
             wasted=guidance.wasted if guidance else None,
-            stand_in=any(call.stand_in for call in exchange.calls),
+            guidance_cache=exchange.guidance_cache,
+            avoided=recalled.line.amount if recalled and recalled.line else None,
+            stand_in=any(call.stand_in for call in (*_made_needless(exchange), *exchange.calls)),
             propensity=plan.propensity,
             first_token=exchange.first_token,
             duration=exchange.duration,
@@ -130,7 +133,7 @@ class Bookkeeper:
         """The client's usage when no model could say it: counted over the text that was sent."""
         if not exchange.answer and exchange.outcome != "ok":
             return Usage(0, 0, source="counted")
-        first = exchange.calls[0] if exchange.calls else None
+        first = next(iter((*_made_needless(exchange), *exchange.calls)), None)
         model = first.model if first else ""
         written = _count("".join(exchange.answer), model)
         prompt = self._own_prompt(exchange, first)
@@ -154,7 +157,9 @@ class Bookkeeper:
         Where the teacher did give the whole answer, that is measured. A request that delivered nothing has a
         baseline of nothing: whatever it cost is a loss.
         """
-        plan, chat, guidance, calls = exchange.plan, exchange.chat, exchange.guidance, exchange.calls
+        plan, chat, guidance = exchange.plan, exchange.chat, exchange.guidance
+        # Words that were kept are a call's all the same: it tells what the teacher takes for them.
+        calls = [*_made_needless(exchange), *exchange.calls]
         if plan.teacher is None or exchange.shadow_of is not None:
             return None
         first = calls[0] if calls else None
@@ -191,10 +196,18 @@ class Bookkeeper:
         }
         # Measured are whole answers: of one that was broken off nobody knows how much more there was.
         ratio = self._ratio(plan.route, plan.strategy, model) if exchange.outcome == "ok" else None
-        if ratio is not None:
-            return calibrated(price, ratio=ratio, **shown)
         low, high = self._baseline_config.length_ratio_low, self._baseline_config.length_ratio_high
-        return same_length(price, ratio_low=low, ratio_high=high, **shown)
+
+        def found(shown: _Shown) -> Baseline:
+            if ratio is not None:
+                return calibrated(price, ratio=ratio, **shown)
+            return same_length(price, ratio_low=low, ratio_high=high, **shown)
+
+        if exchange.recalled is None:
+            return found(shown)
+        # Nobody knows how much of a prompt that it had been sent before the teacher would have read from its own cache.
+        all_cached = found({**shown, "cached": visible.input, "cache_write": None})
+        return replace(found(shown), low=all_cached.low)
 
 
 class _Shown(TypedDict):
@@ -242,8 +255,10 @@ def receipt(exchange: Exchange, entry: Entry) -> dict[str, Any]:
             "tokens": guidance.tokens if guidance else None,
             "complete": guidance.complete if guidance else None,
             "wasted": guidance.wasted if guidance else None,
+            "cache": entry.guidance_cache,
+            "avoided_usd": _usd(entry.avoided),
         }
-    stand_in = next((call.stand_in for call in entry.calls if call.stand_in), None)
+    stand_in = next((call.stand_in for call in (*_made_needless(exchange), *entry.calls) if call.stand_in), None)
     if stand_in is not None:
         data["notice"] = f"stand-in, priced as if it were the teacher: {stand_in} answered in the teacher's seat"
     return data
@@ -286,6 +301,11 @@ def _rates(price: Price) -> dict[str, Any]:
         "row": price.row,
         **{name: rate for name, rate in rates.items() if rate is not None},
     }
+
+
+def _made_needless(exchange: Exchange) -> tuple[Call, ...]:
+    """The call that the guidance cache saved, if it did."""
+    return () if exchange.recalled is None else (exchange.recalled,)
 
 
 def _usd(amount: Money | None) -> str | None:

@@ -74,7 +74,11 @@ async def open_gateway(
         agreed = config.shared
         shared = await stack.enter_async_context(
             open_shared(
-                redis_url(config, environ), when_away=agreed.when_away, prefix=agreed.prefix, store=ledger.store
+                redis_url(config, environ),
+                when_away=agreed.when_away,
+                prefix=agreed.prefix,
+                store=ledger.store,
+                cache_bytes=agreed.cache_bytes,
             )
         )
         admission = Admission(shared)

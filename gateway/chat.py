@@ -33,6 +33,10 @@ Outcome = Literal["ok", "failed", "abandoned", "recovered"]
 """How a request ended: answered; answered with an error; the client left; or settled after the process died."""
 
 
+CacheOutcome = Literal["hit", "stored", "miss", "bypassed"]
+"""What came of a route's guidance cache: the guidance was there; it was not, and is now; it was not, and what the
+teacher said is not for keeping, or could not be kept; or the cache was not asked."""
+
 PROVIDER_KEY = "x-gkt-provider-key"
 """The header with a caller's own key for the teacher's provider."""
 
@@ -47,6 +51,7 @@ class Overrides:
     student: str | None = None
     guidance_prompt: str | None = None
     placement: Placement | None = None
+    cache: Literal[False] | None = None
 
     def named(self) -> list[str]:
         """The fields that are set, in the order of the class."""
@@ -118,7 +123,7 @@ class Plan:
     with which this plan was chosen among those that were possible; 1.0 where nothing was drawn. `pass_key`: the
     teacher is asked with the caller's own key, where it sent one. `arm`: what was drawn, None where nothing was.
     `shadow`: the teacher is to answer too, once the client has been served; `shadow_propensity` is the probability
-    of that, None where it was not drawn.
+    of that, None where it was not drawn. `guidance_cache`: guidance is kept for so many seconds; None: it is not.
     """
 
     route: str
@@ -139,6 +144,7 @@ class Plan:
     arm: Arm | None = None
     shadow: bool = False
     shadow_propensity: float | None = None
+    guidance_cache: int | None = None
 
 
 @dataclass(slots=True)
@@ -205,6 +211,9 @@ class Exchange:
     `admitted`: it was let in, and will be settled; `headers` belong to its answer then.
     `rules` is what the pipeline planned it under, and keeps to its end; None: those that hold when it is answered.
     `shadow_of`: no client's, but a measurement of the request with that id.
+    `guidance_cache` is what came of it; None: the route has none, or no guidance was asked for. `recalled` is the call
+    that a hit made needless: never made, and in no bill. It began when the words were asked for again, and took what
+    the call took whose words they are.
     """
 
     chat: Chat
@@ -224,6 +233,8 @@ class Exchange:
     receipt: Mapping[str, Any] | None = None
     rules: object = None
     shadow_of: str | None = None
+    guidance_cache: CacheOutcome | None = None
+    recalled: Call | None = None
 
     @property
     def own_key(self) -> bool:

@@ -101,6 +101,13 @@ class SharedConfig(Strict):
         "process counts for itself.",
     )
     prefix: str = Field("gkt", min_length=1, max_length=64, description="Begins every key in Redis.")
+    cache_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**40,
+        description="The most that kept guidance takes there, or in the memory of each process (`guidance_cache` of a "
+        "route).",
+    )
 
 
 class TelemetryConfig(Strict):
@@ -156,6 +163,14 @@ class Route(Strict):
         False,
         description="Callers may send a key of their own in `x-gkt-provider-key`; the teacher's upstream is then asked "
         "with it, and no other one. Without the header, the configured key is used; where there is none, 401.",
+    )
+
+    guidance_cache: int | None = Field(
+        None,
+        ge=1,
+        le=30 * 86_400,
+        description="Seconds for which the teacher's first words are kept, in memory or in Redis, for requests of the "
+        "same caller that would ask the teacher exactly the same; by default they are not.",
     )
 
     @field_validator("overrides")

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from gateway.chat import Call, Stage
+from gateway.chat import CacheOutcome, Call, Stage
 from gateway.config import Config
 from gateway.ledger.entry import Entry
 from pricing.baseline import Method
@@ -74,6 +74,11 @@ COUNTERS: Mapping[str, Told] = {
     "gkt_guidance_paused_total": Told(
         "Times that a teacher was asked for no guidance for a while, since its last ones came to nothing.",
         ("upstream",),
+    ),
+    "gkt_guidance_cache_total": Told(
+        "Guidance on routes that keep it: hit, the teacher was not asked; stored; miss, what it said is not kept; "
+        "bypassed, the cache was not asked.",
+        ("outcome",),
     ),
     "gkt_fallback_total": Told("Requests in which a model took over from another that failed.", ("reason",)),
     "gkt_unpriced_requests_total": Told("Requests with a call that has no price."),
@@ -170,6 +175,7 @@ class Metrics:
         self._compared = Family(counter("gkt_compared_cost_usd_total"))
         self._wasted = Family(counter("gkt_wasted_guidance_total"))
         self._paused = Family(counter("gkt_guidance_paused_total"))
+        self._guidance_cache = Family(counter("gkt_guidance_cache_total"))
         self._fallback = Family(counter("gkt_fallback_total"))
         self._unpriced = counter("gkt_unpriced_requests_total")
         self._limited = Family(counter("gkt_limit_refusals_total"))
@@ -186,6 +192,8 @@ class Metrics:
             self._reloads(outcome)
         for outcome in SHADOWS:
             self._shadows(outcome)
+        for outcome in get_args(CacheOutcome):
+            self._guidance_cache(outcome)
         for method in get_args(Method):
             self._baseline(method)
             self._compared(method)
@@ -224,6 +232,8 @@ class Metrics:
             self._compared(baseline.method).inc(spent / NANO)
         if entry.wasted is not None:
             self._wasted(entry.wasted).inc()
+        if entry.guidance_cache is not None:
+            self._guidance_cache(entry.guidance_cache).inc()
         reason = fallback(entry)
         if reason is not None:
             self._fallback(reason).inc()

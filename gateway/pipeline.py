@@ -27,6 +27,7 @@ from gateway.errors import (
     Unauthorized,
     UpstreamFailed,
 )
+from gateway.guidance_cache import GuidanceCache
 from gateway.keys.ring import Keyring
 from gateway.ledger.entry import Entry, Ledger
 from gateway.lengths import Lengths
@@ -89,6 +90,9 @@ class Gateway:
         self.traces = traces
         self.lengths = Lengths()
         self.shadows = shadows.Shadows()
+        self._guidance = GuidanceCache(
+            admission.shared.cache, upstreams, config.upstreams, auth.secret("guidance cache")
+        )
         self.closing = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -173,7 +177,7 @@ class Gateway:
             began = time.perf_counter()
             try:
                 strategy = self._strategies[exchange.plan.strategy]
-                async with aclosing(strategy.run(exchange, desk)) as events:
+                async with aclosing(strategy.run(exchange, self._guidance.before(desk, exchange))) as events:
                     async for event in events:
                         if isinstance(event, Finish):
                             finish = event

@@ -193,6 +193,7 @@ class Planner:
             teacher_sampling=route.teacher_sampling.sampling(),
             student_sampling=route.student_sampling.sampling(),
             pass_key=route.pass_key,
+            guidance_cache=route.guidance_cache if guided else None,
         )
 
     def _overridden(
@@ -260,7 +261,7 @@ class Planner:
     @staticmethod
     def _instead_of(plan: Plan, seat: Seat, why: str) -> Plan:
         """The plan in which the model in that seat answers alone."""
-        return replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None)
+        return replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None, guidance_cache=None)
 
     def _able(self, plan: Plan, chat: Chat) -> None:
         """Raises `Unsupported` when the model that writes the answer lacks what the chat needs."""

@@ -51,6 +51,7 @@ OUTCOME: Final = "gkt.outcome"
 COST: Final = "gkt.cost_usd"
 BASELINE: Final = "gkt.baseline_usd"
 WASTED: Final = "gkt.wasted"
+GUIDANCE_CACHE: Final = "gkt.guidance_cache"
 STAGE: Final = "gkt.stage"
 SEAT: Final = "gkt.seat"
 UPSTREAM: Final = "gkt.upstream"
@@ -123,6 +124,7 @@ class Traces:
                 COST: None if spent is None else float(spent.dollars),
                 BASELINE: None if baseline is None else float(baseline.dollars),
                 WASTED: entry.wasted,
+                GUIDANCE_CACHE: entry.guidance_cache,
                 ERROR: entry.error,
             },
         )

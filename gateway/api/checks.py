@@ -114,6 +114,13 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def never(name: str, value: Any) -> bool:
+    """False: something is not to be done; asking for it is no request's to say."""
+    if boolean(name, value):
+        raise invalid(name, "only false is allowed: whether it is done at all, the route says.")
+    return False
+
+
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """An object; what is in it is for its reader to judge."""
     if type(value) is not dict:

@@ -217,6 +217,7 @@ def markdown() -> str:
         "| `student` | `x-gkt-student` | the name of an upstream |",
         "| `guidance_prompt` | `x-gkt-guidance-prompt` | the name of a guidance prompt |",
         "| `placement` | `x-gkt-placement` | prefix or context |",
+        "| `cache` | `x-gkt-cache` | false: the teacher is asked, whatever is kept, and nothing is kept of it |",
         "",
         "One more header is no override: `x-gkt-provider-key`, the caller's own key for the teacher's provider, on",
         "routes with `pass_key`. See [keys](keys.md).",

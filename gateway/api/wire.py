@@ -29,6 +29,7 @@ OVERRIDES: dict[str, Check] = {
     "student": checks.text(256),
     "guidance_prompt": checks.text(256),
     "placement": checks.one_of(*get_args(Placement)),
+    "cache": checks.never,
 }
 
 _PLAIN_ROLES = frozenset(("system", "developer", "user", "assistant"))
@@ -268,6 +269,8 @@ def _overrides(body: Any, headers: RawHeaders) -> tuple[Overrides, str | None]:
                 raise invalid(label, "the header is given more than once.")
             if name == "guidance_tokens" and value.isascii() and value.isdigit() and len(value) < 10:
                 value = int(value)
+            if name == "cache":
+                value = {"true": True, "false": False}.get(value.lower(), value)
             found[name] = OVERRIDES[name](label, value)
     if body is not None:
         for name, value in checks.mapping("gkt", body).items():

@@ -178,7 +178,11 @@ async def _shared(config: Config, environ: Mapping[str, str]) -> list[Finding]:
     except ConfigError as error:
         return [Finding("fail", "shared", str(error), "set it, or leave redis_url_env out")]
     if url is None:
-        return []
+        caching = [name for name, route in config.routes.items() if route.guidance_cache is not None]
+        if not caching:
+            return []
+        says = f"without Redis each process keeps guidance for itself: {', '.join(caching)}"
+        return [Finding("note", "shared", says, "several processes share it by shared.redis_url_env")]
     from gateway.shared.link import FAULTS, Link
 
     try:

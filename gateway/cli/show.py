@@ -89,10 +89,12 @@ def pieces(receipt: Mapping[str, Any], text: str) -> list[tuple[Seat, str]]:
 
 
 def author(receipt: Mapping[str, Any], seat: Seat) -> str:
-    """The model in that seat, as a heading names it."""
+    """The model in that seat, as a heading names it; of words from the cache, that they are."""
     stages = [stage for stage in receipt["stages"] if stage["seat"] == seat]
     if seat == "teacher" and (notice := stand_in(receipt)):
         return notice
+    if seat == "teacher" and (receipt["guidance"] or {}).get("cache") == "hit":
+        return "kept from an earlier request"
     return str(stages[-1]["model"]) if stages else ""
 
 
@@ -176,6 +178,8 @@ def _guidance(guidance: Mapping[str, Any] | None) -> str:
         told += ", and the answer was complete"
     if guidance["wasted"]:
         told += f", wasted: {guidance['wasted']}"
+    if guidance["cache"] == "hit":
+        told += f", from the cache, for which the teacher would have taken {money(guidance['avoided_usd'])}"
     return told + (", in the student's prompt" if guidance["placement"] == "context" else "")
 
 

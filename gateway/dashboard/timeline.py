@@ -12,7 +12,8 @@ from typing import Any
 class Bar:
     """One stage. Places and widths are percentages of the whole; None: it is not known, or did not happen.
 
-    `wait` lasts from the question to the first word, `speech` from there to the end.
+    `wait` lasts from the question to the first word, `speech` from there to the end. `cached`: nobody was asked,
+    since the words were kept.
     """
 
     stage: str
@@ -24,6 +25,7 @@ class Bar:
     began: float
     first_token: float | None
     ended: float | None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class Timeline:
     def summary(self) -> str:
         """The same in words, for who does not see it."""
         return "; ".join(
-            f"{bar.stage} by {bar.upstream}: asked at {bar.began:.2f} s, "
+            f"{bar.stage} by {bar.upstream}: from the cache, at once"
+            if bar.cached
+            else f"{bar.stage} by {bar.upstream}: asked at {bar.began:.2f} s, "
             + ("no word came" if bar.first_token is None else f"first word at {bar.first_token:.2f} s")
             + (", end unknown" if bar.ended is None else f", ended at {bar.ended:.2f} s")
             for bar in self.bars
@@ -60,9 +64,10 @@ def timeline(entry: Mapping[str, Any]) -> Timeline | None:
     begins = [max(0.0, call["started"] - start) for call in calls]
     ends = [begin + (call["duration"] or 0.0) for begin, call in zip(begins, calls, strict=True)]
     whole = max([entry["duration"] or 0.0, *ends])
-    if not calls or whole <= 0:
-        return None
-    return Timeline([_bar(call, begin, whole) for call, begin in zip(calls, begins, strict=True)], _ticks(whole), whole)
+    bars = [_bar(call, begin, whole) for call, begin in zip(calls, begins, strict=True)] if whole > 0 else []
+    if entry["guidance_cache"] == "hit":
+        bars.insert(0, Bar("guidance", "teacher", entry["teacher"], 0.0, 0.0, None, 0.0, None, None, cached=True))
+    return Timeline(bars, _ticks(whole), whole) if bars and whole > 0 else None
 
 
 def _bar(call: Mapping[str, Any], begin: float, whole: float) -> Bar:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from gateway.chat import Arm, Call, Outcome, StrategyName
+from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
 from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
 from pricing.money import Money
@@ -27,7 +27,8 @@ class Entry:
     that was paid for was not used. `stand_in` is True when any line is notional. `teacher_tokens` are the
     teacher's output tokens over all calls, None when unknown. `text` is None unless storing it was switched on.
     `arm` and `shadow_propensity` are the plan's. `shadow_of`: this is no client's request but a measurement of the one
-    with that id, whose model, route, strategy and caller it has; see `shadow_id`.
+    with that id, whose model, route, strategy and caller it has; see `shadow_id`. `guidance_cache` is the exchange's;
+    `avoided` what its hit saved: the price of the call that was not made, None where there is no hit or no price.
     """
 
     request_id: str
@@ -56,6 +57,8 @@ class Entry:
     arm: Arm | None = None
     shadow_propensity: float | None = None
     shadow_of: str | None = None
+    guidance_cache: CacheOutcome | None = None
+    avoided: Money | None = None
 
     @property
     def spent(self) -> Money | None:

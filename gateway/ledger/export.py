@@ -31,6 +31,7 @@ AMOUNTS = frozenset(
         "spent",
         *(f"{name}_spent" for name in ("guidance", "answer", "fallback", "measurement", "priced", "notional", "bound")),
         *(f"baseline_{name}" for name in ("low", "likely", "high")),
+        "avoided",
         "bound_amount",
         "amount",
     }

@@ -172,6 +172,8 @@ def _entry_row(entry: Entry, *, text: bool) -> Row:
         entry.student,
         entry.error,
         entry.wasted,
+        entry.guidance_cache,
+        _nano(entry.avoided),
         entry.stand_in,
         entry.propensity,
         entry.arm,

@@ -98,6 +98,8 @@ entries = Table(
     Column("student", Text),
     Column("error", Text),
     Column("wasted", Text),
+    Column("guidance_cache", Text),  # hit, stored, miss or bypassed; NULL: it was not used
+    Column("avoided", BigInteger),  # of a hit, what the call that was not made would have cost
     Column("stand_in", Boolean, nullable=False),
     Column("propensity", Double, nullable=False),
     Column("arm", Text),  # NULL: nothing was drawn

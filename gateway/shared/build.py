@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway.ledger.store import Store
 from gateway.shared.budget import Budget
+from gateway.shared.cache import CACHE_BYTES, Cache, MemoryCache
 from gateway.shared.limits import Limiter
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.sql_budget import SqlBudget
@@ -26,6 +27,7 @@ class Shared:
 
     limiter: Limiter
     budget: Budget
+    cache: Cache
     link: Link | None = None
 
 
@@ -36,20 +38,22 @@ async def open_shared(
     when_away: WhenAway = "refuse",
     prefix: str = "gkt",
     store: Store | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> AsyncGenerator[Shared, None]:
     """Redis where there is a `redis_url`, else memory, with budgets in the ledger's `store` where that is given.
 
-    Closed at the end, before whoever opened `store` closes that. `prefix` begins every key in Redis.
+    Closed at the end, before whoever opened `store` closes that. `prefix` begins every key in Redis; `cache_bytes`
+    bounds what the cache takes there, or in memory.
 
     Raises `ConfigError` for a URL that is none. A Redis that is away now is logged, and `when_away` holds.
     """
     if redis_url is None:
         if store is None:
-            yield Shared(MemoryLimiter(), MemoryBudget())
+            yield Shared(MemoryLimiter(), MemoryBudget(), MemoryCache(cache_bytes))
             return
         kept = SqlBudget(store)
         try:
-            yield Shared(MemoryLimiter(), kept)
+            yield Shared(MemoryLimiter(), kept, MemoryCache(cache_bytes))
         finally:
             await kept.aclose()
         return
@@ -57,6 +61,7 @@ async def open_shared(
     from gateway.shared.link import Link
     from gateway.shared.redis import RedisLimiter
     from gateway.shared.redis_budget import RedisBudget
+    from gateway.shared.redis_cache import RedisCache
 
     link = Link(redis_url, prefix=prefix)
     try:
@@ -65,7 +70,7 @@ async def open_shared(
         budget = RedisBudget(link, local=local, prefix=prefix)
         await link.look()
         try:
-            yield Shared(limiter, budget, link)
+            yield Shared(limiter, budget, RedisCache(link, limit=cache_bytes, prefix=prefix), link)
         finally:
             await budget.aclose()
     finally:

@@ -134,6 +134,17 @@ def test_no_key_is_ever_shown(write: Write, run: Run, monkeypatch: pytest.Monkey
     assert "sk-" not in result.output
 
 
+def test_guidance_that_each_process_keeps_for_itself_is_noted(write: Write, run: Run) -> None:
+    routes: dict[str, dict[str, Any]] = {
+        name: {"teacher": "teacher", "student": "student"} for name in ("plain", "keeps", "keeps-too")
+    }
+    for name in ("keeps", "keeps-too"):
+        routes[name]["guidance_cache"] = 60
+    told = "note shared without Redis each process keeps guidance for itself: keeps, keeps-too"
+    assert told in said(run("doctor", "--config", write(routes=routes)))
+    assert "each process" not in said(run("doctor", "--config", write(routes={"plain": routes["plain"]})))
+
+
 def test_a_shared_redis_is_looked_at(write: Write, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(**shared: Any) -> tuple[int, str]:
         result = run("doctor", "--config", write(shared={"redis_url_env": "GKT_TEST_REDIS", **shared}))

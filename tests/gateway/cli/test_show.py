@@ -60,6 +60,13 @@ def test_a_stand_in_is_named_with_what_it_is_priced_as() -> None:
     assert show.stand_in(receipt(GUIDANCE, ANSWER, chars=3)) == ""
 
 
+def test_words_from_the_cache_are_not_said_to_be_a_models_of_now() -> None:
+    given = receipt(ANSWER, chars=3)
+    given["guidance"]["cache"] = "hit"
+    assert show.pieces(given, "The sky is blue") == [("teacher", "The"), ("student", " sky is blue")]
+    assert show.author(given, "teacher") == "kept from an earlier request"
+
+
 def test_markup_in_an_answer_is_text() -> None:
     out = Console(file=io.StringIO(), width=80)
     show.answer(out, receipt(GUIDANCE, ANSWER, chars=6), "[bold]x[/bold] [/nonsense]")

@@ -115,6 +115,30 @@ async def test_what_was_measured_afterwards_stands_with_its_request(pages: Any, 
         assert "Measurements made afterwards (shadows) are not in this list" in listed.text
 
 
+async def test_guidance_from_the_cache_is_no_call_and_is_shown(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    calls = [made.call("r", 0, "answer", "student", 500, at)]
+    hit = made.entry("r", at, calls, guidance_cache="hit", avoided=Money(1_234_567), teacher_tokens=0)
+    whole = made.entry("whole", at, [], guidance_cache="hit", avoided=None, teacher_tokens=0)
+    async with pages(
+        [hit, whole, made.entry("plain", at, [made.call("plain", 0, "answer", "student", 5, at)])]
+    ) as site:
+        page = await site.get("/requests/r")
+        assert "teacher: teacher, from the cache" in page.text
+        assert "Guidance cachehitthe teacher was not asked, which would have cost" in page.text
+        assert page.amounts("guidance-cache") == [Money(1_234_567).plain]
+        (line,) = (said for said in page.all("div") if said.get("class") == "lines")
+        assert line["aria-label"].startswith(
+            "guidance by teacher: from the cache, at once; answer by student: asked at"
+        )
+        assert [each["stage"] for each in await site.rows("/requests/r")] == ["answer"]
+        page = await site.get("/requests/whole")
+        assert "No model was asked." in page.text
+        assert "teacher: teacher, from the cache" in page.text
+        assert "which would have cost unknown" in page.text
+        assert "cache" not in (await site.get("/requests/plain")).text.replace("128 cached", "")
+
+
 @pytest.mark.parametrize(("nano", "word"), [(0, "asked for"), (7, "paid for")])
 async def test_first_words_that_cost_nothing_were_not_paid_for(pages: Any, made: Any, nano: int, word: str) -> None:
     """A teacher that cannot be reached takes no money."""

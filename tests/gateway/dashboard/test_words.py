@@ -127,28 +127,49 @@ def call(**rest: Any) -> dict[str, Any]:
     return {**usual, "usage": {"output": 100}, "error": None, "cut": False, "amount": 3, **rest}
 
 
+PLAIN = {"guidance_cache": None, "teacher": "t"}
+
+
 def test_a_time_line() -> None:
     calls = [call(stage="guidance"), call(started=NOW + 2.0, first_token=None, duration=None)]
-    line = timeline({"at": NOW, "duration": 4.0, "calls": calls})
+    line = timeline({"at": NOW, "duration": 4.0, "calls": calls, **PLAIN})
     assert line is not None
     first, second = line.bars
     assert (first.begin, first.wait, first.speech) == (0.0, 12.5, 37.5)
     assert (second.begin, second.wait, second.speech, second.ended) == (50.0, 0.0, None, None)
     assert [tick.seconds for tick in line.ticks] == [0, 1, 2, 3, 4]
     assert "guidance by s: asked at 0.00 s, first word at 0.50 s, ended at 2.00 s" in line.summary
-    assert timeline({"at": NOW, "duration": None, "calls": []}) is None
+    assert timeline({"at": NOW, "duration": None, "calls": [], **PLAIN}) is None
+
+
+def test_a_time_line_of_guidance_from_the_cache() -> None:
+    hit = {"at": NOW, "duration": 4.0, "guidance_cache": "hit", "teacher": "t"}
+    line = timeline({**hit, "calls": [call(started=NOW + 1.0)]})
+    assert line is not None
+    assert [(bar.stage, bar.upstream, bar.cached) for bar in line.bars] == [
+        ("guidance", "t", True),
+        ("answer", "s", False),
+    ]
+    assert line.summary.startswith("guidance by t: from the cache, at once; answer by s: asked at 1.00 s")
+    whole = timeline({**hit, "calls": []})
+    assert whole is not None
+    assert [bar.cached for bar in whole.bars] == [True]
+    assert timeline({**hit, "duration": None, "calls": []}) is None
+    stored = timeline({**hit, "guidance_cache": "stored", "calls": [call()]})
+    assert stored is not None
+    assert [bar.cached for bar in stored.bars] == [False]
 
 
 @given(st.floats(1e-4, 1e5))
 def test_a_time_line_has_few_round_marks(whole: float) -> None:
-    line = timeline({"at": NOW, "duration": whole, "calls": [call(first_token=0.0, duration=whole)]})
+    line = timeline({"at": NOW, "duration": whole, "calls": [call(first_token=0.0, duration=whole)], **PLAIN})
     assert line is not None
     assert 3 <= len(line.ticks) <= 7
     assert all(0 <= tick.place <= 100.0001 for tick in line.ticks)
 
 
 def test_a_clock_that_was_set_back() -> None:
-    line = timeline({"at": NOW, "duration": 2.0, "calls": [call(started=NOW - 60)]})
+    line = timeline({"at": NOW, "duration": 2.0, "calls": [call(started=NOW - 60)], **PLAIN})
     assert line is not None
     assert line.bars[0].begin == 0.0
 
