@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gateway.allowance import Quota
+from gateway.answers import Kind
 from gateway.chat import Overrides, Placement, StrategyName, Unguidable
 from gateway.errors import ConfigError
 from pricing.book import PriceBook
@@ -158,6 +159,12 @@ class Route(Strict):
     )
     holdout: float = Field(
         0, ge=0, le=1, description="Probability that the teacher alone answers instead of the strategy."
+    )
+    answers: Kind | None = Field(
+        None,
+        description="What kind of final answer this route's chats have: `number`, `choice`, `json` or `text`. Shadows "
+        "are compared by it: then the last number, the last `(X)` or the whole text of an answer counts. None: only an "
+        "answer that says where it is, as `#### 18` does.",
     )
     pass_key: bool = Field(
         False,

@@ -268,6 +268,8 @@ class Gateway:
             shadow.duration = time.perf_counter() - began
             await self._settle(shadow, rules.books, NOTHING)
             self.lengths.stale()
+        route = rules.config.routes.get(exchange.plan.route)
+        await shadows.compare(exchange, shadow, route.answers if route else None, self.ledger)
 
     def receipt(self, exchange: Exchange) -> Mapping[str, Any]:
         """The receipt of an exchange that is over, as plain JSON data. See `docs/savings.md` for what it says."""

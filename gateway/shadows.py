@@ -1,6 +1,6 @@
 """Shadows: what the teacher alone would have answered, asked after the client was served.
 
-Here is who is shadowed and how many at once; the pipeline runs them.
+Here is who is shadowed, how many at once, and how their answers are compared; the pipeline runs them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from gateway.answers import Kind, agreement
 from gateway.chat import Exchange
-from gateway.ledger.entry import shadow_id
+from gateway.errors import Busy
+from gateway.ledger.entry import Ledger, shadow_id
 
 AT_ONCE = 8
 """Shadows under way at once; what comes on top is skipped and counted: measuring must not crowd out answering."""
@@ -44,6 +47,27 @@ def shadow(exchange: Exchange) -> Exchange:
         shadow_propensity=None,
     )
     return Exchange(chat, exchange.caller, plan, time.time(), rules=exchange.rules, shadow_of=request_id)
+
+
+def agreed(exchange: Exchange, shadow: Exchange, kind: Kind | None) -> float | None:
+    """How far what was shown agrees with what the teacher wrote alone; None where that cannot be told.
+
+    Both texts are in memory at this moment, and only the number is kept. Several answers at once and answers that are
+    no text are not compared.
+    """
+    shown, alone = "".join(exchange.answer), "".join(shadow.answer)
+    if shadow.outcome != "ok" or exchange.chat.n > 1 or not (shown.strip() and alone.strip()):
+        return None
+    return agreement(shown, alone, kind)
+
+
+async def compare(exchange: Exchange, shadow: Exchange, kind: Kind | None, ledger: Ledger) -> None:
+    """Put on record how far they agree, where that can be told. A ledger that does not answer has one fewer."""
+    # On a thread: answers may be long, and the loop has chats to answer.
+    found = await asyncio.to_thread(agreed, exchange, shadow, kind)
+    if found is not None:
+        with suppress(Busy):
+            await ledger.score(exchange.chat.id, "agreement", found)
 
 
 class Shadows:

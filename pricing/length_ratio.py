@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import sqrt
-from statistics import NormalDist
+
+from pricing.intervals import student
 
 LEAST = 30
 """Pairs below which nothing is calibrated."""
@@ -73,7 +73,7 @@ class Pairs:
         n = self.n
         if n < max(least, 2) or self.shown <= 0:
             return None
-        t = _quantile(level, n - 1)
+        t = student(level, n - 1)
         # Both sides times n^2 (n - 1): with (n - 1) n s = n * sum of squares - square of the sum, in whole numbers.
         spread = [
             n * squares - product
@@ -94,13 +94,3 @@ class Pairs:
         likely = y / x
         # The ratio itself is always inside; rounding must not put it out.
         return LengthRatio(x, y, min(likely, max(0.0, (b - root) / a)), max(likely, (b + root) / a), n)
-
-
-@lru_cache(maxsize=1024)
-def _quantile(level: float, freedom: int) -> float:
-    """Student's two-sided quantile, by the expansion of Cornish and Fisher: to five digits from 29 degrees on."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3

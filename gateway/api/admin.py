@@ -17,6 +17,8 @@ from gateway.api.routes import AGateway, the_admin
 from gateway.chat import Caller, StrategyName
 from gateway.errors import GatewayError, NotFound
 from gateway.ledger.entry import Query, SavingsRow
+from gateway.report import plain, reports
+from pricing.intervals import LEVEL
 from pricing.money import Money
 
 router = APIRouter(prefix="/gkt/v1")
@@ -50,6 +52,27 @@ class SavingsQuery(BaseModel):
     strategy: StrategyName | None = None
 
 
+class TradeoffQuery(BaseModel):
+    """What `GET /gkt/v1/tradeoff` understands. `since` is included, `until` is not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+QUERIES: Mapping[str, type[BaseModel]] = {"/gkt/v1/savings": SavingsQuery, "/gkt/v1/tradeoff": TradeoffQuery}
+
+
+async def the_reader(gateway: AGateway, authorization: Annotated[str | None, Header()] = None) -> Caller | None:
+    """Whose requests may be read: the caller's own; None: all, for the admin. Raises `Unauthorized`."""
+    try:
+        gateway.auth.admin(authorization)
+    except GatewayError:
+        return gateway.auth.caller(authorization)
+    return None
+
+
 @router.api_route("/savings", methods=["GET", "HEAD"], dependencies=[Depends(the_admin)])
 async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGateway) -> Response:
     """Sums of the settled requests, one row a group.
@@ -64,21 +87,28 @@ async def savings(query: Annotated[SavingsQuery, fastapi.Query()], gateway: AGat
 
 @router.api_route("/requests/{request_id}", methods=["GET", "HEAD"])
 async def request(
-    request_id: str, gateway: AGateway, authorization: Annotated[str | None, Header()] = None
+    request_id: str, gateway: AGateway, reader: Annotated[Caller | None, Depends(the_reader)]
 ) -> Response:
     """One settled request with its calls; amounts are whole nano-dollars. Callers see their own, the admin sees all.
 
     `shadow`: what the teacher alone answered afterwards, and what that measured; null: nothing (yet).
     """
-    caller: Caller | None = None
-    try:
-        gateway.auth.admin(authorization)
-    except GatewayError:
-        caller = gateway.auth.caller(authorization)
     entry = await gateway.ledger.entry(request_id)
-    if entry is None or (caller is not None and entry["caller"] != caller.id):
+    if entry is None or (reader is not None and entry["caller"] != reader.id):
         raise NotFound(f"No settled request has the id '{request_id[:64]}'.", param="id", code="request_not_found")
     return JSONResponse(dict(entry))
+
+
+@router.api_route("/tradeoff", methods=["GET", "HEAD"], dependencies=[Depends(the_admin)])
+async def tradeoff(query: Annotated[TradeoffQuery, fastapi.Query()], gateway: AGateway) -> Response:
+    """What each route keeps of the teacher's accuracy, and for how much, with intervals (95 %).
+
+    `status` of a number: `measured`, `too_few_failures` (the interval holds, the value is no claim) or `not_measured`.
+    `truncated`: older requests in the range were left out.
+    """
+    found, more = await reports(gateway.ledger, gateway.config, since=query.since, until=query.until)
+    told = {"object": "list", **query.model_dump(), "level": LEVEL, "truncated": more}
+    return JSONResponse({**told, "data": [plain(each) for each in found]})
 
 
 def savings_row(row: SavingsRow) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api import admin, keys, routes
+from gateway.api import admin, feedback, keys, routes
 from gateway.api.completions import UNEXPECTED, Completions
 from gateway.api.door import refusal
 from gateway.bootstrap import open_gateway
@@ -91,6 +91,7 @@ def create_app(config: Config, *, opener: Opener = open_gateway, pages: Mapping[
     app.include_router(routes.router)
     app.include_router(admin.router)
     app.include_router(keys.router)
+    app.include_router(feedback.router)
     for path, page in (pages or {}).items():
         app.router.routes += [Route(path, page), Route(f"{path}/{{rest:path}}", page)]
     app.add_exception_handler(GatewayError, _gateway_error)
@@ -151,5 +152,5 @@ async def _invalid(request: Request, error: Exception) -> Response:
     name = str(fault["loc"][-1])
     text = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        text = f"unknown parameter. Allowed are: {', '.join(admin.SavingsQuery.model_fields)}."
+        text = f"unknown parameter. Allowed are: {', '.join(admin.QUERIES[request.url.path].model_fields)}."
     return _response(BadRequest(f"Invalid '{name[:40]}': {text}", param=name[:40], code="invalid_value"))

@@ -58,7 +58,7 @@ async def listed(gateway: AGateway) -> Response:
 @router.post("")
 async def create(request: Request, gateway: AGateway) -> Response:
     """A new key. This answer alone has its `secret`."""
-    grant = Grant(**(await _body(request, NewKey)).model_dump())
+    grant = Grant(**(await body_of(request, NewKey)).model_dump())
     key, secret = await gateway.keys.create(grant)
     return _answer(key.plain(time.time()) | {"secret": secret}, 201)
 
@@ -83,7 +83,7 @@ async def revoke(key_id: str, gateway: AGateway) -> Response:
 @router.post("/{key_id}/rotate")
 async def rotate(key_id: str, request: Request, gateway: AGateway) -> Response:
     """A new `secret` for the key, in this answer alone; the old one opens the gateway for `grace_seconds` more."""
-    grace = (await _body(request, Rotation)).grace_seconds
+    grace = (await body_of(request, Rotation)).grace_seconds
     key, secret = await gateway.keys.rotate(key_id, grace)
     return _answer(key.plain(time.time()) | {"secret": secret})
 
@@ -92,11 +92,14 @@ def _answer(data: dict[str, Any], status: int = 200) -> Response:
     return JSONResponse(data, status, {"cache-control": "no-store"})
 
 
-async def _body(request: Request, kind: type[Body]) -> Body:
-    """What the body says. Read here and not by FastAPI, which reads all of it before it knows who sends it."""
+async def body_of(request: Request, kind: type[Body], limit: int = MAX_BODY) -> Body:
+    """What the body says, of `limit` bytes at most. Raises `BadRequest` or `TooLarge`.
+
+    Read here and not by FastAPI, which reads all of it before it knows who sends it.
+    """
     length = request.headers.get("content-length")
     try:
-        body = await read_body(request.receive, None if length is None else length.encode("latin-1"), MAX_BODY)
+        body = await read_body(request.receive, None if length is None else length.encode("latin-1"), limit)
         return kind.model_validate_json(body or b"{}")
     except Left:
         raise BadRequest("The client left before it had sent its request.") from None

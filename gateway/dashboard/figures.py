@@ -116,7 +116,7 @@ def strategies(rows: Sequence[SavingsRow]) -> Figure:
             "type": "bar",
             "orientation": "h",
             "name": "requests",
-            "y": [_escaped(_short(row.group)) for row in ordered],
+            "y": [escaped(_short(row.group)) for row in ordered],
             "x": [row.requests for row in ordered],
             "text": [plain_percent(share) for share in shares],
             "textposition": "auto",
@@ -210,7 +210,7 @@ def _bars(name: str, names: Sequence[str], amounts: Sequence[Money | None], colo
         "type": "bar",
         "orientation": "h",
         "name": name,
-        "y": list(map(_escaped, names)),
+        "y": list(map(escaped, names)),
         "x": [None if amount is None else dollars(amount.nano) for amount in amounts],
         "customdata": ["unknown" if amount is None else str(amount) for amount in amounts],
         "hovertemplate": f"%{{y}}<br>{name} %{{customdata}}<extra></extra>",
@@ -231,7 +231,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 28 else f"{name[:26]}…"
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     """As plotly shows it character by character."""
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

@@ -1,16 +1,20 @@
-"""Trade-off: what each strategy costs of the teacher alone; of the accuracy that it keeps nothing is known yet."""
+"""Trade-off: what each strategy costs of the teacher alone, and what each route keeps of its accuracy."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
+from gateway.dashboard import frontier
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, parse
 from gateway.dashboard.requests import behind
 from gateway.dashboard.tables import Column, Table
 from gateway.ledger.entry import Query, SavingsRow
+from gateway.ledger.scores import MOST
 from gateway.pipeline import Gateway
+from gateway.report import reports
 
 COLUMNS = (
     Column("strategy", "Strategy"),
@@ -30,9 +34,20 @@ async def tradeoff(gateway: Gateway, said: Mapping[str, str]) -> Page:
     """The page of the trade-off between cost and accuracy."""
     period = parse(said, time.time())
     rows = await gateway.ledger.savings(Query(since=period.since, until=period.until, by="strategy"))
-    routes = gateway.config.routes.items()
-    drawn = [(name, route.holdout, route.shadow) for name, route in routes if route.holdout or route.shadow]
-    return Page("tradeoff.html", "Trade-off", {"period": period, "drawn": drawn}, {"arms": table(rows, period)})
+    found, more = await reports(gateway.ledger, gateway.config, since=period.since, until=period.until)
+    told = [each for each in found if each.found.requests or (each.route and (each.route.holdout or each.route.shadow))]
+    picture = await asyncio.to_thread(frontier.figure, told)
+    context = {
+        "period": period,
+        "reports": told,
+        "drifted": frontier.drifted,
+        "chart": picture,
+        "truncated": MOST if more else None,
+        "notional": any(each.notional for each in told),
+        "shown": frontier.SHOWN,
+    }
+    tables = {"arms": table(rows, period), "live": frontier.table(told), "frontier": frontier.points(told)}
+    return Page("tradeoff.html", "Trade-off", context, tables)
 
 
 def table(rows: Sequence[SavingsRow], period: Period) -> Table:

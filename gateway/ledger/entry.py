@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
 from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
+from pricing.live import Observed
 from pricing.money import Money
 
 SHADOW = "-shadow"
@@ -143,6 +145,25 @@ LengthKey = tuple[str, str, str]
 """What decides about lengths: route, strategy, and the teacher's model."""
 
 
+Source = Literal["feedback", "agreement"]
+"""Who says so: whoever asked (or the admin), or the teacher's own answer, seen by a shadow."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """The requests of one route that say something of its trade-off, oldest first, and what measuring cost.
+
+    `spent` sums the shadows' calls in nano-dollars, `unpriced` counts the shadows without a price. `notional`: some of
+    the requests were answered by a stand-in. `strategies` counts what served, holdouts aside.
+    """
+
+    requests: list[Observed] = field(default_factory=list)
+    spent: int = 0
+    unpriced: int = 0
+    notional: bool = False
+    strategies: Counter[str] = field(default_factory=Counter)
+
+
 class Ledger(Protocol):
     """Keeps accounts of calls and entries. One owner writes; many tasks ask. Amounts are exact.
 
@@ -192,6 +213,17 @@ class Ledger(Protocol):
 
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
+        ...
+
+    async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
+        """Put a score from 0 to 1 on record, in place of an earlier one of the same source.
+
+        Raises `gateway.errors.Busy`: it is not.
+        """
+        ...
+
+    async def observed(self, since: float | None = None, until: float | None = None) -> tuple[dict[str, Traffic], bool]:
+        """The traffic of each route that was measured or scored in a range of time; and whether there was more."""
         ...
 
     async def aclose(self) -> None:

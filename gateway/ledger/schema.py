@@ -231,6 +231,17 @@ measurements = Table(
 )
 """What the teacher alone wrote for a request that it shadowed, and what that cost: one row a shadow that succeeded."""
 
+scores = Table(
+    "scores",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("source", Text, primary_key=True),  # feedback, or agreement with the teacher's own answer
+    Column("made", Double, nullable=False),
+    Column("value", Double, nullable=False),  # from 0 to 1
+    Column("label", Text),
+)
+"""How good an answer was: one row a request and source, of which the last word counts. No text."""
+
 marks = Table("marks", metadata, Column("name", Text, primary_key=True), Column("hour", BigInteger, nullable=False))
 """`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not."""
 

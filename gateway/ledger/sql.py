@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import structlog
+from sqlalchemy import exc
 
 from gateway.chat import Call
-from gateway.errors import ConfigError
+from gateway.errors import Busy, ConfigError
 from gateway.ledger import rows
-from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Timed
+from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.spool import Backlog, place
 from gateway.ledger.store import Store
 from gateway.ledger.writer import Writer, replay
@@ -166,6 +167,19 @@ class SqlLedger:
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
         return await asyncio.to_thread(self._store.lengths, since)
+
+    async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
+        """Put a score from 0 to 1 on record, in place of an earlier one of the same source. Raises `Busy`."""
+        try:
+            await asyncio.to_thread(self._store.score, request_id, source, value, label)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            # Not its own words: they hold the values of the statement.
+            log.error("a score could not be written", error=type(getattr(error, "orig", error)).__name__)
+            raise Busy("The ledger's database does not answer; try again shortly.") from None
+
+    async def observed(self, since: float | None = None, until: float | None = None) -> tuple[dict[str, Traffic], bool]:
+        """The traffic of each route that was measured or scored in a range of time; and whether there was more."""
+        return await asyncio.to_thread(self._store.observed, since, until)
 
     async def aclose(self) -> None:
         """Write everything that waits, then close. Idempotent; goes on to its end when the caller is cancelled."""

@@ -35,8 +35,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
 from gateway.errors import ConfigError
-from gateway.ledger import migrate, rollup, savings
-from gateway.ledger.entry import LengthKey, Query, SavingsRow, Timed, shadow_id
+from gateway.ledger import migrate, rollup, savings, scores
+from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
@@ -229,7 +229,7 @@ class Store:
         return not about_rows or self._engine.dialect.is_disconnect(cause, None, None)
 
     def entry(self, request_id: str) -> dict[str, Any] | None:
-        """One entry with its calls in the order in which they began, its corrections, and its shadow; or None.
+        """One entry with its calls in the order in which they began, its corrections, scores and shadow; or None.
 
         Plain data. `shadow` is the entry of its measurement with what it `measured`; None: there is none (yet).
         """
@@ -237,6 +237,8 @@ class Store:
         if found is not None:
             shadow = self._entry(shadow_id(request_id))
             found["shadow"] = shadow and {**shadow, "measured": self._measured(request_id)}
+            with self._begin() as connection:
+                found["scores"] = scores.of(connection, request_id)
         return found
 
     def _measured(self, request_id: str) -> dict[str, Any] | None:
@@ -301,6 +303,16 @@ class Store:
         """Sums over the lengths of the answers that were measured from `since` on."""
         with self._begin() as connection:
             return lengths(connection, since)
+
+    def score(self, request_id: str, source: Source, value: float, label: str | None) -> None:
+        """Put a score on record, in place of an earlier one of the same source."""
+        with self._begin(write=True) as connection:
+            scores.put(connection, request_id, source, value, label)
+
+    def observed(self, since: float | None, until: float | None) -> tuple[dict[str, Traffic], bool]:
+        """See `scores.observed`."""
+        with self._begin() as connection:
+            return scores.observed(connection, since, until)
 
     def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
         """A transaction for those who keep tables of their own in this database (`gateway.keys`)."""

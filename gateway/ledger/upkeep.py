@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 from gateway.ledger import rollup
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.savings import DAY, HOUR
-from gateway.ledger.schema import calls, entries, marks
+from gateway.ledger.schema import calls, entries, marks, scores
 
 BATCH = 5_000
 """Entries that are removed in one transaction."""
@@ -85,7 +85,8 @@ def _entries(connection: Connection, first: int) -> int:
     # Others lock entries first and change rollups then: to wait for them here would be to wait in a circle.
     names = list(connection.scalars(old.with_for_update(skip_locked=True)))
     which = rollup.ids(connection.dialect.name, names)
-    connection.execute(delete(calls).where(rollup.named(connection.dialect.name, which, calls)))
+    for table in (calls, scores):
+        connection.execute(delete(table).where(rollup.named(connection.dialect.name, which, table)))
     connection.execute(delete(entries).where(rollup.named(connection.dialect.name, which)))
     return len(names)
 

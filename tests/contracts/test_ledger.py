@@ -60,6 +60,8 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         propensity=0.25,
         arm="policy",
         shadow_propensity=0.5,
+        guidance_cache="bypassed",
+        avoided=Money(3),
         first_token=0.125,
         duration=2.5,
         visible_input=312,
@@ -82,6 +84,8 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         "student": "local",
         "error": "TimedOut",
         "wasted": "empty",
+        "guidance_cache": "bypassed",
+        "avoided": 3,
         "stand_in": True,
         "propensity": 0.25,
         "arm": "policy",
@@ -101,6 +105,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         "baseline": {"method": "same_length", "low": 5, "likely": 7_000, "high": 2**62, "output_tokens": 410},
         "text": None,
         "corrections": [],
+        "scores": {},
         "shadow": None,
         "calls": [
             {

@@ -364,3 +364,46 @@ async def test_lengths_stay_known_while_the_ledger_is_away(house: Any) -> None:
     assert ratio is not None
     assert ratio.likely == 2
     assert lengths.ratio("r", "hint", "few") is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "alone", "kind", "agreement"),
+    [
+        ("so #### 18", "That makes \\boxed{18}.", None, 1.0),
+        ("so #### 17", "That makes \\boxed{18}.", None, 0.0),
+        (
+            "She earns 18 dollars every day at the market.",
+            "It is 3 * 6 = 18 dollars, every day of the week.",
+            None,
+            None,
+        ),
+        ("She earns 18 dollars every day at the market.", "It is 3 * 6 = 18 dollars, every day.", "number", 1.0),
+    ],
+)
+async def test_what_was_shown_is_compared_with_what_the_teacher_wrote(
+    house: Any, shown: str, alone: str, kind: str | None, agreement: float | None
+) -> None:
+    route = {"strategy": "student", "shadow": 1, "answers": kind}
+    async with house(
+        teacher=Scripted("teacher", alone), student=Scripted("student", shown), **options(route=route)
+    ) as home:
+        await home.ask()
+        await home.gateway.idle()
+        entry = await home.entry()
+        assert entry["shadow"]["outcome"] == "ok"
+        assert entry["text"] is None, "only the number is kept"
+        scores = {} if agreement is None else {"agreement": agreement}
+        assert {source: score["value"] for source, score in entry["scores"].items()} == scores
+
+
+async def test_what_cannot_be_compared_is_not(house: Any) -> None:
+    async with house(teacher=Scripted("teacher", "#### 1"), student=Scripted("student", "#### 1"), **options()) as home:
+        exchange = (await home.ask(strategy="student")).exchange
+        shadow = shadows.shadow(exchange)
+        shadow.answer.append("#### 1")
+        assert shadows.agreed(exchange, shadow, None) == 1.0
+        shadow.outcome = "failed"
+        assert shadows.agreed(exchange, shadow, None) is None
+        shadow.outcome = "ok"
+        shadow.answer.clear()
+        assert shadows.agreed(exchange, shadow, None) is None, "no text, but a tool call perhaps"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pricing.length_ratio import LEAST, LengthRatio, Pairs, _quantile
+from pricing.intervals import student
+from pricing.length_ratio import LEAST, LengthRatio, Pairs
 
 lengths = st.integers(0, 5_000)
 samples = st.lists(st.tuples(lengths, lengths), min_size=LEAST, max_size=80)
@@ -42,7 +43,7 @@ def test_the_ends_are_where_the_test_begins_to_reject(pairs: list[tuple[int, int
     ratio = Pairs.of(pairs).ratio()
     assume(ratio is not None)
     assert ratio is not None
-    n, t = len(pairs), _quantile(0.95, len(pairs) - 1)
+    n, t = len(pairs), student(0.95, len(pairs) - 1)
 
     def statistic(r: float) -> float:
         rest = [y - r * x for x, y in pairs]
@@ -82,7 +83,7 @@ def test_too_few_pairs_and_too_little_shown_say_nothing() -> None:
 
 @pytest.mark.parametrize(("freedom", "exact"), [(29, 2.045230), (59, 2.000995), (999, 1.962341)])
 def test_the_quantile_is_students(freedom: int, exact: float) -> None:
-    assert _quantile(0.95, freedom) == pytest.approx(exact, abs=1e-5)
+    assert student(0.95, freedom) == pytest.approx(exact, abs=1e-5)
 
 
 @pytest.mark.parametrize(("spread", "least"), [(0.3, 0.92), (0.6, 0.88)])

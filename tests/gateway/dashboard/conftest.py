@@ -140,6 +140,18 @@ def known(now: float) -> list[Entry]:
     return made
 
 
+def measured(answered: Sequence[Entry]) -> list[Entry]:
+    """A route with holdouts, one request in five, beside what was answered."""
+    drawn = []
+    for number in range(100):
+        at, name, held = answered[0].at - number, f"drawn-{number}", number % 5 == 0
+        nano = (9_000_000 if held else 2_000_000) + number
+        one = call(name, 0, "answer", "teacher" if held else "student", nano, at)
+        how = {"arm": "holdout", "propensity": 0.2} if held else {"arm": "policy", "propensity": 0.8}
+        drawn.append(entry(name, at, [one], route="gkt", **how))
+    return [*answered, *drawn]
+
+
 @dataclass
 class Pages:
     """The dashboard of one gateway, and a browser's session with it."""

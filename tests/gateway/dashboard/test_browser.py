@@ -25,6 +25,7 @@ from gateway.cli.child import serving
 from gateway.ledger.entry import Entry, Query
 from gateway.ledger.sql import SqlLedger
 from pricing.money import Money
+from tests.gateway.dashboard.conftest import measured
 
 NEEDED = os.environ.get("GKT_NEED_BROWSER") == "1"
 
@@ -229,14 +230,16 @@ async def test_it_can_be_read(
 ) -> None:
     """No page is wider than the screen, everything contrasts, and pictures are kept in pytest's folder."""
     look: dict[str, Any] = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
-    async with looked_at(tmp_path, answered(), monkeypatch, **look) as site:
+    async with looked_at(tmp_path, measured(answered()), monkeypatch, **look) as site:
+        for number in range(100):
+            await site.ledger.score(f"drawn-{number}", "feedback", float(number % 3 > 0))
         await site.open("/login")
         await site.page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png")
         await site.log_in()
         pages = {"overview": "?range=all", "requests": "/requests", "request": "/requests/fallback-1"}
         others = {"models": "/models", "keys": "/keys?range=all", "trade-off": "/tradeoff?range=all"}
         for name, path in {**pages, **others}.items():
-            await site.open(path, charts=name in ("overview", "keys"))
+            await site.open(path, charts=name in ("overview", "keys", "trade-off"))
             assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, name
             await site.page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
             assert await site.page.evaluate(CUT_OFF) == [], name
@@ -298,8 +301,9 @@ CUT_OFF = """() => {
     return at.right > box.right + 1 || at.left < box.left - 1 || text.getClientRects().length > 1;
   }).map((each) => each.textContent);
   const menu = document.querySelector(".bar nav").getBoundingClientRect();
-  const table = location.pathname.endsWith("/tradeoff") && innerWidth > 620 && document.querySelector(".scroll");
-  const cells = table ? outside(table.querySelectorAll("thead th"), table.getBoundingClientRect()) : [];
+  const wide = location.pathname.endsWith("/tradeoff") && innerWidth > 620;
+  const tables = wide ? [...document.querySelectorAll(".scroll")] : [];
+  const cells = tables.flatMap((each) => outside(each.querySelectorAll("thead th"), each.getBoundingClientRect()));
   return [...outside(document.querySelectorAll(".menu a"), menu), ...cells];
 }"""
 """What of the menu, and of the trade-off's columns where they stand side by side, is outside of what shows them."""

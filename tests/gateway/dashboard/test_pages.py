@@ -9,7 +9,8 @@ import pytest
 
 from gateway.dashboard import PATH
 from gateway.ledger.entry import Query
-from tests.gateway.dashboard.conftest import NASTY
+from gateway.report import reports
+from tests.gateway.dashboard.conftest import NASTY, measured
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +67,39 @@ async def test_the_tradeoff_of_known_requests(pages: Any) -> None:
         assert "Accuracy is not measured" in page.text
         assert "Accuracy kept" not in page.text, "an empty column says nothing"
         assert "same_length" in page.text
+
+
+async def test_the_tradeoff_of_a_measured_route(pages: Any, answered: Any) -> None:
+    async with pages(measured(answered())) as site:
+        ledger = site.gateway.ledger
+        for number in range(100):
+            good = number % 3 > 0 if number % 5 else number % 4 > 0
+            await ledger.score(f"drawn-{number}", "feedback", float(good))
+        page = await site.get("/tradeoff", range="all")
+        assert "Accuracy is not measured" not in page.text
+        assert "gkt keeps what too few failures were seen to tell" in page.text
+        assert "too few failures" in page.text
+        assert "for 20 holdouts" in page.text
+        (line,) = await site.rows("/tradeoff", range="all", table="live")
+        found = (await reports(ledger, site.gateway.config))[0][0].found
+        assert found.retention is not None
+        assert found.cost_share is not None
+        assert (line["route"], line["retention_by"], line["cost_share_by"]) == ("gkt", "scores", "holdout")
+        assert line["retention"] == str(found.retention.value)
+        assert (line["cost_share_low"], line["cost_share_high"]) == tuple(map(str, found.cost_share.interval))
+        assert 0.2 < float(line["cost_share"]) < 0.25
+        rows = await site.rows("/tradeoff", range="all", table="frontier")
+        assert [row["what"] for row in rows] == ["route", "teacher", "hull"], "of the route nothing is claimed yet"
+        (figure,) = [json.loads(text) for text in page.scripts if '"error_y"' in text]
+        points, teacher, hull = figure["data"]
+        assert points["y"] == [found.retention.value]
+        assert points["marker"]["symbol"] == ["circle-open"]
+        assert points["error_x"]["arrayminus"][0] == pytest.approx(
+            found.cost_share.value - found.cost_share.interval.low
+        )
+        assert (teacher["x"], teacher["y"], hull["x"]) == ([1.0], [1.0], [1.0])
+        empty = await site.get("/tradeoff", range="custom", to="2020-01-01")
+        assert "Accuracy is not measured" in empty.text
 
 
 async def test_what_cannot_be_shown_is_a_page(pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,263 @@
+"""AIPW: the mean of what is seen for some requests only, drawn with known probabilities (propensities).
+
+Augmented inverse propensity weighting. With m(x) a prediction from what is known of every request, and R whether the
+value Y was seen, which had the probability e:
+
+    V = mean[ m(x) + R (Y - m(x)) / e ]
+
+It is right whatever m is, because e is known; a good m makes it surer. m is a linear regression, cross-fitted: the
+requests that it predicts are not among those that it learnt from. The weights R / e are scaled to a mean of 1, so that
+a measurement that was drawn and did not happen (no room, no label) makes V less sure, and not smaller.
+
+Intervals are of the score type, since few of the rare failures are seen: a share's is Wilson's at the effective number
+of requests, a ratio's is made of those of its two means (`pricing.intervals.ratio`). Source: Robins, Rotnitzky and Zhao
+1994; Chernozhukov et al. 2018 for cross-fitting; decision 29 for what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from math import cbrt, fsum, sqrt
+from operator import mul
+from typing import NamedTuple
+
+from pricing.intervals import LEVEL, Interval, ratio, student, wilson
+
+FOLDS = 5
+
+FEW = 10
+"""Failures (or successes, if those are the rarer) below which nothing is claimed of a share."""
+
+SEEN_FOR_EACH = 10
+"""Values that must be seen for each feature, before a regression is made of them; else m is their mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """An estimated mean. `terms`: what each request contributes, whose mean it is, for variances and covariances.
+
+    `seen`: how many values it rests on; `effective`: how many equally likely ones these are worth (Kish); `smallest`:
+    the smallest propensity among them, None when nothing was seen. `failures` and `successes` are sums over the values
+    seen, and say something of values in [0, 1] alone.
+    """
+
+    value: float
+    terms: Sequence[float] = field(repr=False)
+    seen: int
+    effective: float
+    smallest: float | None
+    failures: float
+    successes: float
+
+    @property
+    def variance(self) -> float:
+        """Of `value`; 0 for a single request."""
+        n = len(self.terms)
+        apart = [term - self.value for term in self.terms]
+        return sum(map(mul, apart, apart)) / (n * (n - 1)) if n > 1 else 0.0
+
+    @property
+    def few(self) -> bool:
+        """Too few failures (or successes) were seen to claim anything of a share."""
+        return min(self.failures, self.successes) < FEW
+
+    def share(self, *, level: float = LEVEL) -> Interval:
+        """The interval of a mean of values in [0, 1]: Wilson's, at the number of requests that its variance is worth.
+
+        Where all values seen are the same, at the effective number seen.
+        """
+        value = min(1.0, max(0.0, self.value))
+        spread, variance = value * (1 - value), self.variance
+        known = spread > 1e-9 and variance > 1e-15
+        number = min(spread / variance, float(len(self.terms))) if known else self.effective
+        return wilson(value, number, level=level, freedom=max(1.0, self.effective - 1))
+
+    @property
+    def skew(self) -> float:
+        """The skewness of `value` as an estimate; 0 where it has no variance."""
+        apart = [term - self.value for term in self.terms]
+        squares = list(map(mul, apart, apart))
+        total = sum(squares)
+        return sum(map(mul, squares, apart)) / total**1.5 if total > 0 else 0.0
+
+    def amount(self, *, level: float = LEVEL) -> Interval:
+        """The interval of a mean of amounts of any size: Student's, bent as the amounts are skewed (Hall 1992).
+
+        A few very long answers that were not seen would make the mean larger: its high end is the farther one.
+        """
+        error, skew, t = sqrt(self.variance), self.skew, student(level, max(1.0, self.effective - 1))
+        return Interval(self.value - error * _unbent(t, skew), self.value - error * _unbent(-t, skew))
+
+
+def aipw(
+    values: Sequence[float | None],
+    propensities: Sequence[float],
+    features: Sequence[Sequence[float]] = (),
+    *,
+    folds: int = FOLDS,
+) -> Mean | None:
+    """The mean of all `values`, of which those that are None were not seen; None where fewer than two were.
+
+    One value a request. `propensities`: the probability with which each was to be seen; read only where it was.
+    `features`: what is known of every request, one column each. ValueError where the lengths differ, or where a value
+    that was seen has no propensity in (0, 1].
+    """
+    seen = [(value, e) for value, e in zip(values, propensities, strict=True) if value is not None]
+    if len(seen) < 2:
+        return None
+    if not all(0 < e <= 1 for _, e in seen):
+        raise ValueError("a propensity is above 0 and at most 1")
+    weights = [1 / e for _, e in seen]
+    total = fsum(weights)
+    scale = len(values) / total
+    terms = [
+        guess if value is None else guess + scale * (value - guess) / e
+        for guess, value, e in zip(
+            _predictions(values, propensities, features, folds), values, propensities, strict=True
+        )
+    ]
+    return Mean(
+        value=fsum(terms) / len(terms),
+        terms=terms,
+        seen=len(seen),
+        effective=total**2 / fsum(map(mul, weights, weights)),
+        smallest=min(e for _, e in seen),
+        failures=fsum(1 - value for value, _ in seen),
+        successes=fsum(value for value, _ in seen),
+    )
+
+
+def _unbent(t: float, skew: float) -> float:
+    """The inverse of Hall's transformation of a skewed t, which makes it nearly normal."""
+    if abs(skew) < 1e-9:
+        return t
+    return 3 / skew * (cbrt(1 + skew * (t - skew / 6)) - 1)
+
+
+class Ratio(NamedTuple):
+    """A ratio of two means, and its interval."""
+
+    value: float
+    interval: Interval
+
+
+def quotient(over: Mean, under: Mean, over_interval: Interval, under_interval: Interval) -> Ratio | None:
+    """The ratio of two means over the same requests in the same order; None unless `under` is above 0.
+
+    A ratio of estimates is on the average too large, by the relative variance of what it is divided by: that is taken
+    off `value`. The interval is `intervals.ratio`'s, and needs no such thing.
+    """
+    a = [term - over.value for term in over.terms]
+    b = [term - under.value for term in under.terms]
+    shared, squares = sum(map(mul, a, b)), sum(map(mul, b, b))
+    spread = sqrt(sum(map(mul, a, a)) * squares)
+    found = ratio(over.value, over_interval, under.value, under_interval, shared / spread if spread > 0 else 0.0)
+    if found is None:
+        return None
+    n, plain = len(a) * max(1, len(a) - 1), over.value / under.value
+    value = plain * (1 - squares / n / under.value**2) + shared / n / under.value**2
+    return Ratio(min(found.high, max(found.low, value)), found)
+
+
+def _predictions(
+    values: Sequence[float | None], propensities: Sequence[float], features: Sequence[Sequence[float]], folds: int
+) -> list[float]:
+    """m(x) of each request, learnt from those of the other folds.
+
+    Every `folds`-th of those seen is of one fold, and of the others too: each fold has as many as the next, even where
+    what was drawn comes in step.
+    """
+    if any(len(column) != len(values) for column in features):
+        raise ValueError("a feature is known of every request")
+    order = sorted(range(len(values)), key=lambda place: values[place] is None)
+    found = _in_order(
+        [values[place] for place in order],
+        [propensities[place] for place in order],
+        [[1.0] * len(values), *([column[place] for place in order] for column in map(_scaled, features))],
+        folds,
+    )
+    guesses = [0.0] * len(values)
+    for place, guess in zip(order, found, strict=True):
+        guesses[place] = guess
+    return guesses
+
+
+def _in_order(
+    values: Sequence[float | None], propensities: Sequence[float], columns: Sequence[Sequence[float]], folds: int
+) -> list[float]:
+    sums = [
+        _Sums.of(values[fold::folds], propensities[fold::folds], [column[fold::folds] for column in columns])
+        for fold in range(folds)
+    ]
+    guesses = [0.0] * len(values)
+    for fold in range(folds):
+        fit = _fit([each for at, each in enumerate(sums) if at != fold])
+        # Where too little was seen, a fit is the constant alone.
+        for slope, column in zip(fit, columns, strict=False):
+            guesses[fold::folds] = [
+                a + slope * x for a, x in zip(guesses[fold::folds], column[fold::folds], strict=True)
+            ]
+    return guesses
+
+
+def _scaled(column: Sequence[float]) -> list[float]:
+    """With a mean of 0 and a variance of 1, or all 0."""
+    middle = sum(column) / len(column)
+    apart = [x - middle for x in column]
+    scale = sqrt(sum(map(mul, apart, apart)) / len(column)) or 1.0
+    return [x / scale for x in apart]
+
+
+class _Sums(NamedTuple):
+    """The normal equations of a weighted least squares fit, as sums over the rows that were seen."""
+
+    rows: int
+    squares: list[list[float]]
+    products: list[float]
+
+    @classmethod
+    def of(
+        cls, values: Sequence[float | None], propensities: Sequence[float], columns: Sequence[Sequence[float]]
+    ) -> _Sums:
+        """The sums over these requests."""
+        there = [value is not None for value in values]
+        known = [value for value in values if value is not None]
+        weights = [1 / e for e in compress(propensities, there)]
+        points = [list(compress(column, there)) for column in columns]
+        weighted = [list(map(mul, weights, column)) for column in points]
+        squares = [[sum(map(mul, a, b)) for b in points] for a in weighted]
+        return cls(len(known), squares, [sum(map(mul, a, known)) for a in weighted])
+
+
+def _fit(parts: Sequence[_Sums]) -> list[float]:
+    """The coefficients, the constant first: of all features where enough was seen for them, else the mean alone.
+
+    A ridge of one row's weight keeps a feature that hardly varies from running away; it does not touch the constant.
+    """
+    rows, size = sum(part.rows for part in parts), len(parts[0].products)
+    if rows < SEEN_FOR_EACH * size:
+        size = 1
+    matrix = [[fsum(part.squares[i][j] for part in parts) for j in range(size)] for i in range(size)]
+    right = [fsum(part.products[i] for part in parts) for i in range(size)]
+    if matrix[0][0] <= 0:
+        return [0.0]
+    ridge = matrix[0][0] / rows
+    for i in range(1, size):
+        matrix[i][i] += ridge
+    return _solved(matrix, right)
+
+
+def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """The solution of a small symmetric system that is positive definite (Gauss, without pivots)."""
+    size = len(right)
+    for i in range(size):
+        for j in range(i + 1, size):
+            factor = matrix[j][i] / matrix[i][i]
+            matrix[j] = [b - factor * a for a, b in zip(matrix[i], matrix[j], strict=True)]
+            right[j] -= factor * right[i]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        found[i] = (right[i] - sum(matrix[i][j] * found[j] for j in range(i + 1, size))) / matrix[i][i]
+    return found
