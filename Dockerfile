@@ -4,6 +4,7 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md ./
+COPY evals evals
 COPY gateway gateway
 COPY pricing pricing
 COPY students students

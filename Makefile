@@ -52,7 +52,7 @@ bench: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m gateway.api.params > docs/parameters.md
-	$(BIN)/python -m gateway.cli.docs > docs/cli.md
+	$(BIN)/python -m docs.commands > docs/cli.md
 	$(BIN)/python -m docs.pages
 	$(BIN)/python -m docs.pictures
 

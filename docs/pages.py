@@ -37,7 +37,7 @@ from students.spec import Deadlines, LiteLLMSpec, LlamaCppSpec, OpenAISpec, Repl
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PACKAGES = ("pricing", "students", "gateway", "benchmarks")
+PACKAGES = ("pricing", "students", "gateway", "evals", "benchmarks")
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "The file": Config,

@@ -12,7 +12,7 @@ from docs.pages import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
-PACKAGES = "gateway|pricing|students|benchmarks|docs|tests|deploy"
+PACKAGES = "gateway|pricing|students|evals|benchmarks|docs|tests|deploy"
 
 
 def exists(dotted: str) -> bool:

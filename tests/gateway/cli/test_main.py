@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from typer.testing import Result
 
-from gateway.cli.docs import markdown
+from docs.commands import markdown
 from gateway.config import Config
 
 Write = Callable[..., Path]
@@ -26,7 +26,7 @@ def test_the_page_of_the_documentation_says_what_help_says() -> None:
 
 def test_every_command_is_on_the_page(run: Run) -> None:
     names = re.findall(r"^  (\w+)  ", run("--help").stdout.partition("Commands:")[2], re.MULTILINE)
-    assert {"serve", "ask", "demo", "doctor", "savings", "prices", "config"} <= set(names)
+    assert {"serve", "ask", "demo", "doctor", "savings", "prices", "config", "eval", "calibrate"} <= set(names)
     assert all(f"## gkt {name}\n" in markdown() for name in names)
 
 

@@ -1,4 +1,4 @@
-"""Docs: `docs/cli.md`, the help texts of all commands. `python -m gateway.cli.docs > docs/cli.md` writes it."""
+"""Commands: `docs/cli.md`, the help texts of all of them. `python -m docs.commands > docs/cli.md` writes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from gateway.cli import app
+from evals.cli import app
 
 WIDTH = 100
 INTRODUCTION = """# The command line

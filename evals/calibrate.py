@@ -1,0 +1,230 @@
+"""Calibrate: from answers that are scored to the cheapest policy whose retention can be vouched for.
+
+Every candidate - a ladder of students, limits of tokens, a worth of accuracy - is judged on questions that its weights
+were not fitted on (cross-fitting). The cheapest of those whose retention's lower bound is at least the target is then
+fitted on all questions given. Needs numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from math import ceil, inf
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals import fit
+from evals.fit import Shape, Step, Walked
+from evals.recorded import Manifest, Question
+from gateway.cascade.policy import Observed, Policy, Rung, Teacher
+
+WORTHS = tuple(float(each) for each in np.geomspace(0.01, 2.0, 28))
+"""Accuracy that one mean teacher's answer must bring, from nearly anything to more than it can."""
+
+FOLDS = 5
+RUNGS = 3
+LEAST = 100
+"""Questions below which nothing is claimed."""
+
+PERCENTILES = (97, 90, 80)
+"""Limits of tokens that are tried: these percentiles of what the model wrote, rounded up to `ROUND`."""
+ROUND = 16
+
+
+class Unsupported(Exception):
+    """The data cannot support the claim; the message says why, and how much data would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is to be vouched for: a retention of at least `retention`, with one-sided `confidence` (0.5: on average)."""
+
+    retention: float
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not (0 < self.retention <= 1 and 0.5 <= self.confidence < 1):
+            raise ValueError(f"no goal: retention {self.retention}, confidence {self.confidence}")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A policy before it is fitted, with what cross-fitting says of it. `low` is the lower bound of retention."""
+
+    shape: Shape
+    worth: float
+    share: float
+    retention: float
+    low: float
+    needed: float
+    """Questions at which `low` would reach the goal, all else equal; infinite when none would."""
+
+
+def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, seed: int = 0) -> Policy:
+    """The cheapest policy that is vouched for on `questions`, which should be the calibration half and nothing else.
+
+    Raises `Unsupported` when there are too few questions, when the teacher is never right, or when no policy that is
+    cheaper than the teacher alone has a lower bound at the goal.
+    """
+    count = len(questions)
+    if count < LEAST:
+        raise Unsupported(f"{count} questions; nothing is claimed below {LEAST}")
+    teacher = np.array([question.arms[manifest.teacher].score for question in questions])
+    if not teacher.any():
+        raise Unsupported("the teacher is never right here, so there is no accuracy to keep")
+    search = _Search(questions, manifest, goal, teacher, seed)
+    best = search.cheapest(Shape(ladder, search.prefer, (None,) * len(ladder)) for ladder in search.ladders())
+    # Limits are looked for at the ladder that was found: first the students', then the teacher's.
+    best = search.cheapest(search.limited(best.shape), best)
+    best = search.cheapest(
+        (replace(best.shape, teacher_limit=limit) for limit in search.limits(manifest.teacher)), best
+    )
+    if best.share >= 1:
+        raise Unsupported(f"no policy that keeps {goal.retention:g} is cheaper here than the teacher alone")
+    if best.low < goal.retention:
+        much = "no number of questions would" if best.needed == inf else f"about {ceil(best.needed)} would"
+        raise Unsupported(
+            f"{count} questions do not support a retention of {goal.retention:g} with confidence {goal.confidence:g}: "
+            f"the best policy keeps {best.retention:.4f}, at least {best.low:.4f}; {much}, all else equal"
+        )
+    return search.fitted(best)
+
+
+class _Search:
+    def __init__(
+        self, questions: Sequence[Question], manifest: Manifest, goal: Goal, teacher: fit.Vector, seed: int
+    ) -> None:
+        self._questions, self._manifest, self._goal, self._teacher = questions, manifest, goal, teacher
+        self._unit = float(np.mean([question.arms[manifest.teacher].cost for question in questions]))
+        self._folds = np.array_split(np.random.default_rng(seed).permutation(len(questions)), FOLDS)
+        score = {name: sum(question.arms[name].score for question in questions) for name in manifest.students}
+        self.prefer = tuple(sorted(manifest.students, key=lambda name: -score[name]))
+
+    def ladders(self) -> Iterator[tuple[str, ...]]:
+        """Every order of up to `RUNGS` students."""
+        for height in range(1, min(RUNGS, len(self._manifest.students)) + 1):
+            yield from permutations(self._manifest.students, height)
+
+    def limits(self, model: str) -> list[int]:
+        """The limits of tokens worth trying for a model."""
+        written = [question.arms[model].written for question in self._questions]
+        return sorted({ceil(float(np.percentile(written, share)) / ROUND) * ROUND for share in PERCENTILES})
+
+    def limited(self, shape: Shape) -> Iterator[Shape]:
+        """The same ladder, with its students limited at one percentile."""
+        for place in range(len(PERCENTILES)):
+            limits = [self.limits(name) for name in shape.ladder]
+            yield replace(shape, limits=tuple(each[min(place, len(each) - 1)] for each in limits))
+
+    def cheapest(self, shapes: Iterator[Shape], than: Candidate | None = None) -> Candidate:
+        """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
+        found = [] if than is None else [than]
+        for shape in shapes:
+            found += self._candidates(shape)
+        reaching = [each for each in found if each.low >= self._goal.retention]
+        if reaching:
+            return min(reaching, key=lambda each: each.share)
+        return max(found, key=lambda each: each.low)
+
+    def _candidates(self, shape: Shape) -> Iterator[Candidate]:
+        rungs = fit.steps(self._questions, self._manifest, shape, self._unit)
+        everything = np.arange(len(self._questions))
+        parts = []
+        for fold in self._folds:
+            rest = np.setdiff1d(everything, fold)
+            parts.append((fold, [step.of(rest) for step in rungs], [step.of(fold) for step in rungs]))
+        for worth in WORTHS:
+            score, cost = np.zeros(len(everything)), np.zeros(len(everything))
+            for fold, learn, judge in parts:
+                walked = fit.walk(judge, fit.fit(learn, worth), worth)
+                score[fold], cost[fold] = walked.score, walked.cost
+            yield self._judged(shape, worth, score, float(cost.mean()))
+
+    def _judged(self, shape: Shape, worth: float, score: fit.Vector, share: float) -> Candidate:
+        """The lower bound by Fieller's argument: the mean of policy - rho x teacher is above 0 below it."""
+        count, mean = len(score), float(self._teacher.mean())
+        retention = float(score.mean()) / mean
+        z = NormalDist().inv_cdf(self._goal.confidence)
+        # Two pairs are added, one lost and one won, so that no difference seen is not taken for certainty.
+        spread = float(np.sqrt(((score - retention * self._teacher) ** 2).sum() + 2) / count)
+        low = retention - z * spread / mean
+        margin = retention - self._goal.retention
+        needed = count * (z * spread / mean / margin) ** 2 if margin > 0 else inf
+        return Candidate(shape, worth, share, retention, low, needed)
+
+    def fitted(self, best: Candidate) -> Policy:
+        """The candidate, fitted on all questions, with its evidence."""
+        rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
+        weighings = fit.fit(rungs, best.worth)
+        walked = fit.walk(rungs, weighings, best.worth)
+        made = [
+            Rung(
+                student=student,
+                max_tokens=limit,
+                gain=_named(step, weighing.gain),
+                cost=_named(step, weighing.cost),
+                next=None if weighing.next is None else _named(step, weighing.next),
+                observed=_observed(rungs, walked, height),
+            )
+            for height, (student, limit, step, weighing) in enumerate(
+                zip(best.shape.ladder, best.shape.limits, rungs, weighings, strict=True)
+            )
+        ]
+        return Policy(
+            name=self._manifest.name,
+            kind=self._manifest.answer,
+            teacher=Teacher(model=self._manifest.teacher, max_tokens=best.shape.teacher_limit),
+            worth=_rounded(best.worth),
+            prefer=list(self.prefer),
+            rungs=made,
+            evidence={
+                "questions": len(self._questions),
+                "target": {"retention": self._goal.retention, "confidence": self._goal.confidence},
+                "retention": round(best.retention, 4),
+                "retention_low": round(best.low, 4),
+                "cost_share": round(best.share, 4),
+                "teacher_accuracy": round(float(self._teacher.mean()), 4),
+                "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
+                "prices": {
+                    model: self._manifest.prices[model].model_dump()
+                    for model in (self._manifest.teacher, *best.shape.ladder)
+                },
+                "recorded": self._manifest.recorded or "unknown",
+            },
+        )
+
+
+def _observed(rungs: Sequence[Step], walked: Walked, height: int) -> Observed:
+    came = walked.ended >= height
+    asked = int(came.sum())
+    if asked == 0:
+        return Observed(asked=0, accepted=0, escalated=0, kept=0, needed=0)
+    here = came & (walked.ended == height)
+    spent = sum(float(rungs[rung].asked[walked.ended >= rung].sum()) for rung in range(height, len(rungs)))
+    return Observed(
+        asked=asked,
+        accepted=_share(here & ~walked.escalated, asked),
+        escalated=_share(here & walked.escalated, asked),
+        kept=_share(came & ~walked.escalated, asked),
+        needed=round(spent / float(rungs[height].teacher_cost[came].sum()), 4),
+    )
+
+
+def _share(which: NDArray[np.bool_], of: int) -> float:
+    return round(int(which.sum()) / of, 4)
+
+
+def _named(step: Step, weights: fit.Vector) -> dict[str, float]:
+    """Weights by the names of their signals, without those that never counted."""
+    return {
+        name: _rounded(float(weight))
+        for name, weight in zip(step.names, weights, strict=True)
+        if name == "one" or abs(weight) >= 5e-6
+    }
+
+
+def _rounded(weight: float) -> float:
+    return round(weight, 5)

@@ -1,0 +1,213 @@
+"""Report: on recorded answers, policies beside the teacher, the students, a simple gate, random mixing and the oracle.
+
+Two views, of which neither sees what it was calibrated on: the held half of the workload's own split, with intervals;
+and the mean over random splits, each calibrated anew on one half and judged on the other, for claims about the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from statistics import fmean, stdev
+from typing import Any
+
+from evals.calibrate import Goal, Unsupported, calibrate
+from evals.recorded import Question, Workload
+from evals.replay import Played, cut, gate, play
+from gateway.cascade.policy import Policy
+from pricing import tradeoff
+from pricing.intervals import mcnemar
+from pricing.tradeoff import Comparison, Option, Point
+
+CAP = 0.9
+"""The capped teacher is cut at this quantile of its lengths in the calibration half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One arm on the held half. Shares of one; None is what the data do not say, or what makes no sense for the arm."""
+
+    arm: str
+    accuracy: float
+    comparison: Comparison
+    escalated: float | None
+    recovered: float | None
+    lift: float | None
+    lost: int
+    won: int
+    p: float
+    per_correct: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a retention costs without a gate (`random`) and with perfect knowledge (`oracle`), in cost shares.
+
+    None: it cannot be had so. `closed` is None where one of the two is.
+    """
+
+    retention: float
+    random: float | None
+    oracle: float | None
+    closed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A goal over random splits: means over the held halves. A split whose calibration refused is the teacher alone."""
+
+    goal: Goal
+    count: int
+    retention: float
+    retention_sd: float
+    share: float
+    share_sd: float
+    reached: float
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """The held half of the workload's own split: its rows, and beside each policy the floors at its own retention."""
+
+    questions: int
+    calibrated: int
+    rows: Sequence[Row]
+    floors: dict[str, Floor]
+    policies: dict[str, Policy]
+    refused: dict[str, str]
+
+
+def label(goal: Goal) -> str:
+    """How a policy is called in the table."""
+    return f"policy, rho {goal.retention:g} at {goal.confidence:g}"
+
+
+def half(workload: Workload, goals: Sequence[Goal]) -> Half:
+    """Calibrate on the calibration half, once a goal, and judge on the held half beside all other arms."""
+    manifest = workload.manifest
+    calibration, held = workload.halves()
+    lengths = sorted(question.arms[manifest.teacher].written for question in calibration)
+    cap = lengths[min(len(lengths) - 1, ceil(CAP * len(lengths)))]
+
+    def alone(model: str, limit: int | None = None) -> Callable[[Question], Played]:
+        def answer(question: Question) -> Played:
+            told = cut(question, model, limit, manifest)
+            teacher = model == manifest.teacher
+            return Played("teacher" if teacher else "student", int(not teacher), teacher, told.score, told.cost)
+
+        return answer
+
+    arms: dict[str, Callable[[Question], Played]] = {
+        f"teacher: {manifest.teacher}": alone(manifest.teacher),
+        f"teacher, cut at {cap} tokens": alone(manifest.teacher, cap),
+    }
+    arms |= {f"student: {model}": alone(model) for model in manifest.students}
+    arms |= {f"also: {model}": alone(model) for model in manifest.also}
+    arms["simple gate: first two to agree"] = lambda question: gate(manifest, question)
+    policies: dict[str, Policy] = {}
+    refused: dict[str, str] = {}
+    for goal in goals:
+        try:
+            policy = policies[label(goal)] = calibrate(calibration, manifest, goal)
+        except Unsupported as error:
+            refused[label(goal)] = str(error)
+            continue
+        arms[label(goal)] = lambda question, policy=policy: play(policy, manifest, question)  # type: ignore[misc]
+    played = {name: [arm(question) for question in held] for name, arm in arms.items()}
+    teacher, student = (played[name] for name in (f"teacher: {manifest.teacher}", f"student: {manifest.students[0]}"))
+    rows = [_row(name, each, student, teacher) for name, each in played.items()]
+    floors = {
+        row.arm: _floor(row, held, workload, student, teacher)
+        for row in rows
+        if row.arm in policies or row.arm.startswith("simple gate")
+    }
+    return Half(len(held), len(calibration), rows, floors, policies, refused)
+
+
+def splits(workload: Workload, goal: Goal, count: int, *, done: Callable[[], object] = lambda: None) -> Splits:
+    """Calibrate and judge on `count` random splits (two or more); `done` is called after each."""
+    manifest = workload.manifest
+    retentions, shares, refused = list[float](), list[float](), 0
+    for calibration, held in workload.splits(count):
+        baseline = [question.arms[manifest.teacher] for question in held]
+        try:
+            policy = calibrate(calibration, manifest, goal)
+        except Unsupported:
+            refused += 1
+            retentions.append(1.0)
+            shares.append(1.0)
+        else:
+            played = [play(policy, manifest, question) for question in held]
+            retention = tradeoff.retention([each.score for each in played], [arm.score for arm in baseline])
+            share = tradeoff.cost_share([each.cost for each in played], [arm.cost for arm in baseline])
+            retentions.append(1.0 if retention is None else retention)
+            shares.append(1.0 if share is None else share)
+        done()
+    reached = sum(each >= goal.retention for each in retentions) / count
+    return Splits(goal, count, fmean(retentions), stdev(retentions), fmean(shares), stdev(shares), reached, refused)
+
+
+def told(half: Half, over: Sequence[Splits]) -> dict[str, Any]:
+    """The report as JSON can hold it."""
+    return {
+        "held": half.questions,
+        "calibrated": half.calibrated,
+        "rows": [asdict(row) for row in half.rows],
+        "floors": {name: asdict(floor) for name, floor in half.floors.items()},
+        "policies": {name: policy.model_dump(mode="json", exclude_none=True) for name, policy in half.policies.items()},
+        "refused": half.refused,
+        "splits": [asdict(each) for each in over],
+    }
+
+
+def _row(name: str, played: Sequence[Played], student: Sequence[Played], teacher: Sequence[Played]) -> Row:
+    scores, costs = _columns(played)
+    teacher_scores, teacher_costs = _columns(teacher)
+    student_scores, student_costs = _columns(student)
+    test = mcnemar([score > 0.5 for score in scores], [score > 0.5 for score in teacher_scores])
+    ends = name.startswith(("teacher:", "student:"))
+    return Row(
+        name,
+        fmean(scores),
+        tradeoff.compare(scores, costs, teacher_scores, teacher_costs),
+        fmean(each.escalated for each in played),
+        None if ends else tradeoff.recovered(scores, student_scores, teacher_scores),
+        None
+        if ends
+        else tradeoff.lift(
+            tradeoff.point(costs, scores),
+            tradeoff.point(student_costs, student_scores),
+            tradeoff.point(teacher_costs, teacher_scores),
+        ),
+        test.c,
+        test.b,
+        test.p,
+        tradeoff.cost_per_correct(costs, scores),
+    )
+
+
+def _floor(
+    row: Row, held: Sequence[Question], workload: Workload, student: Sequence[Played], teacher: Sequence[Played]
+) -> Floor:
+    """The floors at the retention that an arm reached, so that all three are for the same accuracy."""
+    manifest = workload.manifest
+    retention = row.comparison.retention or 0.0
+    teacher_scores, teacher_costs = _columns(teacher)
+    ends: list[Point] = [tradeoff.point(*reversed(_columns(each))) for each in (student, teacher)]
+    random = tradeoff.random_share(retention, *ends)
+    options = [
+        [Option(question.arms[name].cost, question.arms[name].score) for name in (manifest.teacher, *manifest.students)]
+        for question in held
+    ]
+    least = tradeoff.oracle_cost(options, retention * sum(teacher_scores))
+    oracle = None if least is None else least / sum(teacher_costs)
+    share = row.comparison.cost_share
+    known = random is not None and oracle is not None and share is not None
+    closed = tradeoff.gap_closed(share, random, oracle) if known else None  # type: ignore[arg-type]
+    return Floor(retention, random, oracle, closed)
+
+
+def _columns(played: Sequence[Played]) -> tuple[list[float], list[float]]:
+    return [each.score for each in played], [each.cost for each in played]
