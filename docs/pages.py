@@ -33,7 +33,7 @@ from gateway.config import (
 from gateway.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from pricing.configured import KEYS
 from students.capabilities import rows
-from students.spec import Deadlines, LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
+from students.spec import BreakerSpec, Deadlines, LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -55,6 +55,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "`upstreams.NAME`, `kind: llamacpp`": LlamaCppSpec,
     "`upstreams.NAME`, `kind: replay`": ReplaySpec,
     "`upstreams.NAME`, `kind: scripted`": ScriptedSpec,
+    "`upstreams.NAME.breaker`": BreakerSpec,
     "`upstreams.NAME.deadlines`": Deadlines,
     "`baseline`": BaselineConfig,
 }

@@ -26,6 +26,7 @@ from gateway.upstreams import Upstream, check_keyless
 from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
+from students.guard import Guard
 from students.spec import Hosted, UpstreamSpec
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ async def open_gateway(
                 cache_bytes=agreed.cache_bytes,
             )
         )
+        for upstream in upstreams.values():
+            if isinstance(upstream.engine, Guard):
+                upstream.engine.breaker.share(shared.switches)
         admission = Admission(shared)
         stack.push_async_callback(admission.aclose)
         metrics = _metrics(config)
@@ -155,7 +159,7 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
         engine = built[stand_in or name]
         keyless = (stand_in or name) in bare
         seated[name] = Upstream(
-            name, engine, spec.model, spec.max_output, _longest(spec), spec.seller, stand_in, keyless
+            name, engine, spec.model, spec.max_output, spec.max_seconds, spec.seller, stand_in, keyless
         )
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
@@ -197,9 +201,3 @@ def _secrets(setting: str, name: str | None, environ: Mapping[str, str]) -> list
     if not all(key.isascii() and key.isprintable() for key in found):
         raise ConfigError(f"server.{setting}: a key in {name} holds characters that no Authorization header can carry")
     return found
-
-
-def _longest(spec: object) -> float:
-    """Seconds after which a call to this upstream is given up."""
-    deadlines = getattr(spec, "deadlines", None)
-    return float(deadlines.total) if deadlines is not None else 600.0

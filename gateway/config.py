@@ -89,7 +89,7 @@ class LedgerConfig(Strict):
 
 
 class SharedConfig(Strict):
-    """What the replicas of a gateway agree on: how much of their limits and budgets callers have used."""
+    """What the replicas of a gateway agree on: how much of their limits and budgets callers have used, and breakers."""
 
     redis_url_env: VariableName | None = Field(
         None,

@@ -26,6 +26,7 @@ from gateway.config import Config
 from gateway.ledger.entry import Entry
 from pricing.baseline import Method
 from pricing.money import NANO
+from students.breaker import State
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Names a folder through which several processes show their sums together; read once, at start."""
@@ -90,6 +91,7 @@ COUNTERS: Mapping[str, Told] = {
         "Measurements: answers of the teacher alone to requests that were served; skipped: there was no room.",
         ("outcome",),
     ),
+    "gkt_retries_total": Told("Calls to an upstream that were made again before the first word.", ("upstream",)),
     "gkt_config_reload_total": Told("Reloads of the configuration.", ("outcome",)),
 }
 HISTOGRAMS: Mapping[str, Told] = {
@@ -107,7 +109,13 @@ GAUGES: Mapping[str, Told] = {
     "gkt_ledger_queue_limit_rows": Told("Rows that may wait in a process; with more, calls are answered 503."),
     "gkt_redis_away": Told("Processes that cannot reach Redis now, 0 or 1 each."),
     "gkt_upstream_ready": Told("1: the upstream could be reached when it was last looked at.", ("upstream",)),
+    "gkt_upstream_breaker": Told(
+        "0: the upstream is asked (closed); 1: one call may try it (half-open); 2: it is left alone (open).",
+        ("upstream",),
+    ),
 }
+
+BREAKERS: Mapping[State, int] = {"closed": 0, "half-open": 1, "open": 2}
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -185,6 +193,9 @@ class Metrics:
         self._shadows = Family(counter("gkt_shadows_total"))
         self._reloads = Family(counter("gkt_config_reload_total"))
         self._ready = Family(gauge("gkt_upstream_ready", "livemin"))
+        self._breaker = Family(gauge("gkt_upstream_breaker", "livemax"))
+        self._retries = Family(counter("gkt_retries_total"))
+        self._retried: dict[str, int] = {}
         self.in_flight = gauge("gkt_requests_in_flight")
         self.queue = gauge("gkt_ledger_queue_rows", "livemax")
         gauge("gkt_ledger_queue_limit_rows", "livemax").set(config.ledger.queue)
@@ -274,6 +285,12 @@ class Metrics:
     def ready(self, upstream: str, ready: bool) -> None:
         """Say whether an upstream could be reached."""
         self._ready(upstream).set(ready)
+
+    def guard(self, upstream: str, breaker: State, retries: int) -> None:
+        """Say how an upstream's breaker stands, and how often it was asked again since the process started."""
+        self._breaker(upstream).set(BREAKERS[breaker])
+        self._retries(upstream).inc(retries - self._retried.get(upstream, 0))
+        self._retried[upstream] = retries
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics in the form that `accept` prefers, with its content type. Reads files in shared mode."""

@@ -42,7 +42,8 @@ from gateway.upstreams import Desk, Upstream, check_keyless, worst_case
 from pricing.book import PriceBook
 from pricing.money import Money
 from students.engine import Event, Finish
-from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut
+from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
+from students.guard import Guard
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra, and imported only where traces are configured
     from gateway.traces import Traces
@@ -302,6 +303,7 @@ class Gateway:
         self.metrics.queue.set(self.ledger.waiting)
         self.metrics.in_flight.set(self.in_flight)
         self._tell_of_redis()
+        self._tell_of_guards()
         await self._readiness.glance()
 
     def _check_keys(self, chat: Chat, plan: Plan) -> None:
@@ -356,6 +358,11 @@ class Gateway:
         if link is not None:
             self.metrics.redis(link.away, {"outages": link.outages, "local": link.local, "refused": link.refused})
 
+    def _tell_of_guards(self) -> None:
+        for name, upstream in self.upstreams.items():
+            if isinstance(upstream.engine, Guard) and upstream.stand_in is None:
+                self.metrics.guard(name, upstream.engine.breaker.position.state, upstream.engine.retries)
+
     def _tell(self, entry: Entry) -> None:
         """Count the entry and send its spans. Whatever is wrong with that, the answer and its entry come first."""
         try:
@@ -367,6 +374,7 @@ class Gateway:
             self.metrics.settled(entry)
             if self.metrics.shared:
                 self.metrics.queue.set(self.ledger.waiting)
+                self._tell_of_guards()
             if self.traces is not None:
                 self.traces.settled(entry)
         except Exception:
@@ -415,4 +423,5 @@ def _failed(error: EngineError, *, own_key: bool = False) -> GatewayError:
         return UpstreamFailed(f"{where}{error.status}: the gateway's own access was refused")
     if isinstance(error, Refused) and error.status in (400, 404, 422):
         return BadRequest(message, code=error.code)
-    return UpstreamFailed(message, code=error.code)
+    retry_after = error.retry_after if isinstance(error, Unavailable) else None
+    return UpstreamFailed(message, code=error.code, retry_after=retry_after)

@@ -12,6 +12,7 @@ import structlog
 from gateway.metrics import Metrics
 from gateway.upstreams import Upstream
 from students.errors import EngineError
+from students.guard import Guard
 
 LOOK_SECONDS = 2.0
 """How long the state of the upstreams is taken for true."""
@@ -56,6 +57,8 @@ class Readiness:
 
 async def _ready(upstream: Upstream) -> dict[str, Any]:
     state: dict[str, Any] = {"ready": True, "model": upstream.model, "stand_in": upstream.stand_in}
+    if isinstance(upstream.engine, Guard):
+        state["breaker"] = upstream.engine.breaker.position.state
     try:
         proven = await upstream.engine.ready()
     except EngineError as error:

@@ -20,8 +20,9 @@ from gateway.strategies.prompts import Prompts
 from pricing.book import PriceBook
 from pricing.money import Money
 from pricing.usage import Usage
+from students.breaker import OPEN
 from students.engine import Ability, Engine, Event, Finish, Prompt
-from students.errors import BadReply, TimedOut
+from students.errors import BadReply
 
 TEMPLATE_TOKENS = 32
 """More than a chat template adds around one message."""
@@ -138,7 +139,7 @@ class Desk:
                 raise BadReply("the answer ended without its end", engine=upstream.engine.name)
         except Exception as error:
             call.error = type(error).__name__
-            if isinstance(error, TimedOut) and error.deadline in ("place", "connect"):
+            if getattr(error, "code", None) == OPEN or getattr(error, "deadline", None) in ("place", "connect"):
                 call.usage = Usage(0, 0, seconds=0.0, source="counted")  # it was never sent
             raise
         finally:

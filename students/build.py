@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from students.engine import Engine
+from students.guard import Guard
 from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
 
 
@@ -19,12 +20,16 @@ class MissingKey(ValueError):
         self.variable = variable
 
 
-def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.environ, keyless: bool = False) -> Engine:
-    """The engine that `spec` describes; does no I/O. The caller closes it (`Engine.aclose`).
+def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.environ, keyless: bool = False) -> Guard:
+    """The engine that `spec` describes, in a guard; does no I/O. The caller closes it (`Engine.aclose`).
 
     Raises `MissingKey`, unless it may be `keyless`: then whoever asks it brings a key (`Prompt.key`). A `stand_in` is
     not looked at: who takes an empty seat is the caller's decision.
     """
+    return Guard(_bare(name, spec, environ, keyless=keyless), spec)
+
+
+def _bare(name: str, spec: UpstreamSpec, environ: Mapping[str, str], *, keyless: bool) -> Engine:
     match spec:
         case OpenAISpec():
             from students.openai_api import OpenAIApi

@@ -1,7 +1,7 @@
 """What can go wrong when a model is asked to speak.
 
 EngineError
-├── Unavailable      cannot be reached, or is not up (connection refused, 5xx, process gone)
+├── Unavailable      cannot be reached, or is not up (connection refused, 5xx, process gone, breaker open)
 ├── Overloaded       says it has no room now (429, 503 with retry-after); may carry `retry_after` seconds
 ├── TimedOut         a deadline passed: `deadline` names which (place, connect, first_token, idle, total)
 ├── PromptTooLong    the prompt does not fit the model's context
@@ -23,12 +23,8 @@ class EngineError(Exception):
         self.code = code
 
 
-class Unavailable(EngineError):
-    """The upstream cannot be reached, or is not up."""
-
-
-class Overloaded(EngineError):
-    """The upstream has no room now. `retry_after` is in seconds; None: it did not say."""
+class Later(EngineError):
+    """An error that may say when to come again: `retry_after` is in seconds; None: it does not say."""
 
     def __init__(
         self,
@@ -41,6 +37,14 @@ class Overloaded(EngineError):
     ) -> None:
         super().__init__(message, engine=engine, status=status, code=code)
         self.retry_after = retry_after
+
+
+class Unavailable(Later):
+    """The upstream cannot be reached, or is not up; with the code `breaker_open`, it was not asked."""
+
+
+class Overloaded(Later):
+    """The upstream has no room now."""
 
 
 class TimedOut(EngineError):

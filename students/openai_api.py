@@ -7,21 +7,20 @@ Four deadlines, each a `TimedOut` that names itself:
 
     |-- connect --|
     |-- first_token: until the first event; comments do not count --|-- idle: without any byte --|
-    |-- total: waiting for a place, tries and pauses included -------------------------------------->|
+    |-- total: waiting for a place included --------------------------------------------------------->|
 
 Idle time is time spent waiting for the upstream: any bytes end it, comments (`: ping`) too, and a slow reader on our
 own side does not count against it.
 
-Tries are repeated before the first event only, and never after a call that may have been answered and billed. One kind
-of repetition is not counted: llama.cpp and many proxies close a connection right after an answer, or while it idles in
-our pool; a call that finds its connection so is made again on another one, at once.
+Nothing is tried again here: that is the guard's (`students.guard`). One thing is no try at all: llama.cpp and many
+proxies close a connection right after an answer, or while it idles in our pool; a call that finds its connection so is
+made again on another one, at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import random
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
@@ -35,7 +34,7 @@ from yarl import URL
 from students.bodies import Bodies, encode
 from students.capabilities import settings
 from students.engine import Ability, Delta, Event, Message, Prompt
-from students.errors import BadReply, EngineError, Overloaded, Refused, TimedOut, Unavailable
+from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, present, quoted, read_error, read_retry_after
 from students.prefill import SPELLINGS, ChatTemplate, probe
 from students.spec import Deadlines, OpenAISpec
@@ -43,8 +42,6 @@ from students.wire import Reply
 
 log = structlog.get_logger("students.openai_api")
 
-LONGEST_PAUSE = 2.0
-"""Seconds; an upstream that asks for a longer pause is not asked again within the call."""
 READY_SECONDS = 10.0
 """For the answer to `GET /models`."""
 DRAIN_SECONDS = 0.1
@@ -195,20 +192,10 @@ class OpenAIApi:
             raise TimedOut("no place became free in time", deadline="place") from None
 
     async def _open(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
-        """Ask until the first event has come: here a try may be repeated, afterwards never."""
-        attempt = 0
+        """Ask until the first event has come."""
         while True:
-            try:
+            with suppress(_Stale):
                 return await self._ask(prompt, ends)
-            except _Stale:
-                continue
-            except EngineError as error:
-                pause = _pause(error, attempt)
-                attempt += 1
-                if pause is None or attempt > self._spec.retries or self._closed or monotonic() + pause >= ends:
-                    raise
-                log.warning("trying again", engine=self.name, attempt=attempt, error=type(error).__name__)
-            await asyncio.sleep(pause)
 
     async def _ask(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
         """One try: the response, once its first event is there."""
@@ -365,18 +352,6 @@ def _claimed(spec: OpenAISpec) -> Ability:
         if claimed:
             abilities |= ability
     return abilities
-
-
-def _pause(error: EngineError, attempt: int) -> float | None:
-    """Seconds before the next try; None: another try would not help, or might be paid for twice."""
-    if isinstance(error, Overloaded):
-        after = error.retry_after
-        if after is None or after > LONGEST_PAUSE or error.code == "insufficient_quota":
-            return None
-        return after
-    if isinstance(error, Unavailable) or (isinstance(error, TimedOut) and error.deadline == "connect"):
-        return min(0.1 * 2.0**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-    return None
 
 
 async def _failed(response: aiohttp.ClientResponse) -> EngineError:

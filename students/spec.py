@@ -70,6 +70,15 @@ def _address(value: str) -> str:
     return value
 
 
+class BreakerSpec(Strict):
+    """When an upstream that fails is left alone (see `students.breaker`)."""
+
+    failures: int = Field(5, ge=1, description="So many failures within `seconds` open it, ...")
+    share: float = Field(0.5, gt=0, le=1, description="... if they are at least this share of the tries.")
+    seconds: float = Field(30.0, gt=0, description="How long failures count.")
+    open_seconds: float = Field(10.0, gt=0, description="Then it is not asked for so long, and then by one call.")
+
+
 class Spec(Strict):
     """What all kinds of upstream share."""
 
@@ -86,11 +95,27 @@ class Spec(Strict):
         description="The most tokens an answer can have when the caller sets no limit: the bound that an unfinished "
         "call is booked at.",
     )
+    retries: int = Field(
+        1,
+        ge=0,
+        le=5,
+        description="Tries again before the first word, after failures that answered nothing and so bill nothing: "
+        "no connection, 5xx, or 429 with a short `retry-after`.",
+    )
+    breaker: BreakerSpec | None = Field(
+        BreakerSpec(), description="Leaves an upstream alone that fails again and again; null: it is always asked."
+    )
 
     @property
     def seller(self) -> str | None:
         """The provider that the price book is asked for; None: the model's name decides."""
         return self.provider or SELF
+
+    @property
+    def max_seconds(self) -> float:
+        """After which a call is given up, tries and pauses included."""
+        deadlines = getattr(self, "deadlines", None)
+        return deadlines.total if isinstance(deadlines, Deadlines) else 600.0
 
 
 class Deadlines(Strict):
@@ -156,12 +181,6 @@ class OpenAISpec(Hosted):
     samples: bool = Field(True, description="The server answers n > 1 in one call.")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Fields added to every call.")
     extra_headers: dict[str, str] = Field(default_factory=dict, description="Headers added to every call; no secrets.")
-    retries: int = Field(
-        1,
-        ge=0,
-        le=5,
-        description="Tries again before the first word, on connection failures, 429 and 5xx that answered nothing.",
-    )
 
     @property
     def at_openai(self) -> bool:

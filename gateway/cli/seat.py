@@ -48,7 +48,8 @@ class Seat:
         self._environ = environ
         self._doubts: list[Finding] = []
         try:
-            self.engine = build(name, spec, environ=environ, keyless=passing)
+            # Without its guard: what is looked at is to fail as it does.
+            self.engine = build(name, spec, environ=environ, keyless=passing).engine
         except MissingKey as error:
             self.missing = error
         except Exception as error:  # noqa: BLE001 - whatever keeps one engine from being built must not hide the others

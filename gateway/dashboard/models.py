@@ -82,6 +82,12 @@ class Card:
         return [*names, *counts, *times, *prices.cells(self.price), *machine]
 
 
+def _state(state: Mapping[str, Any]) -> str:
+    breaker = state.get("breaker", "closed")
+    ready = "ready" if state["ready"] else "not ready"
+    return ready if breaker == "closed" else f"{ready}, breaker {breaker}"
+
+
 async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
     """The page of models."""
     now = time.time()
@@ -101,7 +107,7 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
     cards = [
         Card(
             upstream,
-            "ready" if states[name]["ready"] else "not ready",
+            _state(states[name]),
             states[name].get("error"),
             states[name].get("abilities", ()),
             price,

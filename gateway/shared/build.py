@@ -13,6 +13,7 @@ from gateway.shared.cache import CACHE_BYTES, Cache, MemoryCache
 from gateway.shared.limits import Limiter
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
 from gateway.shared.sql_budget import SqlBudget
+from students.breaker import MemorySwitches, Switches
 
 if TYPE_CHECKING:
     from gateway.shared.link import Link
@@ -28,6 +29,7 @@ class Shared:
     limiter: Limiter
     budget: Budget
     cache: Cache
+    switches: Switches
     link: Link | None = None
 
 
@@ -49,11 +51,11 @@ async def open_shared(
     """
     if redis_url is None:
         if store is None:
-            yield Shared(MemoryLimiter(), MemoryBudget(), MemoryCache(cache_bytes))
+            yield Shared(MemoryLimiter(), MemoryBudget(), MemoryCache(cache_bytes), MemorySwitches())
             return
         kept = SqlBudget(store)
         try:
-            yield Shared(MemoryLimiter(), kept, MemoryCache(cache_bytes))
+            yield Shared(MemoryLimiter(), kept, MemoryCache(cache_bytes), MemorySwitches())
         finally:
             await kept.aclose()
         return
@@ -62,6 +64,7 @@ async def open_shared(
     from gateway.shared.redis import RedisLimiter
     from gateway.shared.redis_budget import RedisBudget
     from gateway.shared.redis_cache import RedisCache
+    from gateway.shared.redis_switches import RedisSwitches
 
     link = Link(redis_url, prefix=prefix)
     try:
@@ -70,7 +73,8 @@ async def open_shared(
         budget = RedisBudget(link, local=local, prefix=prefix)
         await link.look()
         try:
-            yield Shared(limiter, budget, RedisCache(link, limit=cache_bytes, prefix=prefix), link)
+            cache = RedisCache(link, limit=cache_bytes, prefix=prefix)
+            yield Shared(limiter, budget, cache, RedisSwitches(link, prefix=prefix), link)
         finally:
             await budget.aclose()
     finally:

@@ -24,6 +24,7 @@ from aiohttp import web
 from pricing.tokens import Vocabulary
 from students.engine import Ability, Delta, Engine, Event, Finish, Prompt, Sampling
 from students.errors import Unavailable
+from students.guard import Guard
 from students.litellm_api import LiteLLMApi
 from students.llamacpp import LlamaCpp
 from students.openai_api import OpenAIApi
@@ -118,9 +119,7 @@ async def openai_api() -> AsyncIterator[Subject]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    engine = OpenAIApi(
-        "subject", OpenAISpec(model="m", base_url=f"http://{host}:{port}/v1", prefill="continue_flag", retries=0)
-    )
+    engine = OpenAIApi("subject", OpenAISpec(model="m", base_url=f"http://{host}:{port}/v1", prefill="continue_flag"))
     try:
         yield Subject(engine, False, "a small server that counts", freed)
     finally:
@@ -188,6 +187,14 @@ async def scripted() -> AsyncIterator[Subject]:
         yield Subject(engine, True, "this process, texts by a function")
 
 
+@asynccontextmanager
+async def guarded() -> AsyncIterator[Subject]:
+    """A guard around the HTTP engine, with another try to make and a breaker."""
+    async with openai_api() as inner:
+        engine = Guard(inner.engine, OpenAISpec(model="m", retries=2))
+        yield Subject(engine, inner.real, f"a guard around {inner.what}", inner.freed)
+
+
 def recording(folder: str) -> Path:
     file = Path(folder, "recording.jsonl")
     file.write_text(json.dumps({"prompt": ASK[0]["content"], "response": counted(1)}))
@@ -204,6 +211,7 @@ ENGINES: Mapping[str, Factory] = {
     "llamacpp": llamacpp,
     "replay": replay,
     "scripted": scripted,
+    "guard": guarded,
 }
 
 

@@ -17,6 +17,7 @@ from gateway.keys.key import Grant
 from gateway.ledger.sql import SqlLedger
 from students.engine import Ability
 from students.errors import Unavailable
+from students.guard import Guard
 from students.llamacpp import LlamaCpp
 from students.openai_api import OpenAIApi
 from students.scripted import Scripted
@@ -63,8 +64,10 @@ class TestSeats:
     def test_a_key_seats_the_model_itself(self) -> None:
         upstreams = seats(Config(), {"OPENAI_API_KEY": SECRET}, {})
         teacher, student = upstreams["teacher"], upstreams["student"]
-        assert isinstance(teacher.engine, OpenAIApi)
-        assert isinstance(student.engine, LlamaCpp)
+        assert isinstance(teacher.engine, Guard)
+        assert isinstance(student.engine, Guard)
+        assert isinstance(teacher.engine.engine, OpenAIApi)
+        assert isinstance(student.engine.engine, LlamaCpp)
         assert (teacher.stand_in, teacher.model, teacher.seller) == (None, "gpt-6-sol", "openai")
         assert (student.stand_in, student.model, student.seller) == (None, "smollm2-135m-instruct", "self")
         assert SECRET not in repr(upstreams)

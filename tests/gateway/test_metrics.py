@@ -17,12 +17,16 @@ import gateway
 from gateway import metrics
 from gateway.chat import Stage
 from gateway.config import Config
+from gateway.errors import UpstreamFailed
 from gateway.ledger.entry import Query
 from gateway.metrics import COUNTERS, GAUGES, HISTOGRAMS, OTHER, Metrics
 from pricing.usage import Usage
+from students.breaker import OPEN
 from students.engine import Ability, Finish
 from students.errors import Refused, TimedOut, Unavailable
+from students.guard import Guard
 from students.scripted import Scripted
+from students.spec import BreakerSpec, ScriptedSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +177,26 @@ async def test_guidance_that_keeps_coming_to_nothing_is_no_longer_paid_for(house
     assert "came to nothing lately" in answers[-1].receipt["why"]
     assert answers[0].text == answers[-1].text
     assert found["gkt_guidance_paused_total"] == [({"upstream": "teacher"}, 1)]
+
+
+async def test_breakers_and_tries_are_told(house: Any) -> None:
+    rules = ScriptedSpec(retries=1, breaker=BreakerSpec(failures=2, open_seconds=600))
+    sick = Guard(Scripted("student", error=Unavailable("gone")), rules)
+    async with house(student=sick) as home:
+        await home.gateway.glance()
+        assert total(told(home), "gkt_upstream_breaker", upstream="student") == 0
+        with pytest.raises(UpstreamFailed):
+            await home.ask("student")
+        for _ in range(2):  # what was counted is counted once
+            await home.gateway.glance()
+            assert total(told(home), "gkt_upstream_breaker", upstream="student") == 2
+            assert total(told(home), "gkt_retries_total", upstream="student") == 1
+        home.gateway._readiness._looked = 0.0
+        assert (await home.gateway.readiness())["upstreams"]["student"]["breaker"] == "open"
+        with pytest.raises(UpstreamFailed) as refused:
+            await home.ask("student")
+        assert (refused.value.code, refused.value.headers["x-should-retry"]) == (OPEN, "false")
+        assert int(refused.value.headers["retry-after"]) <= 600
 
 
 async def test_gauges_say_what_is_so_now(house: Any) -> None:

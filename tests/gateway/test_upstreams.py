@@ -25,7 +25,9 @@ from pricing.money import Money
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Engine, Event, Finish, Message, Prompt, Sampling
 from students.errors import BadReply, Overloaded, TimedOut, Unavailable
+from students.guard import Guard
 from students.scripted import Scripted
+from students.spec import BreakerSpec, ScriptedSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +183,16 @@ async def test_a_call_that_found_no_connection_was_never_sent(ledger: SqlLedger,
         await listen(make_desk(exchange, ledger, Scripted(error=TimedOut("slow", deadline=deadline))))
     assert exchange.calls[0].error == "TimedOut"
     assert exchange.calls[0].usage == (None if sent else Usage(0, 0, seconds=0.0, source="counted"))
+
+
+async def test_a_call_that_the_breaker_turned_away_was_never_sent(ledger: SqlLedger) -> None:
+    exchange = make_exchange()
+    engine = Guard(Scripted(error=Unavailable("gone")), ScriptedSpec(retries=0, breaker=BreakerSpec(failures=1)))
+    for usage in (None, Usage(0, 0, seconds=0.0, source="counted")):
+        with pytest.raises(Unavailable):
+            await listen(make_desk(exchange, ledger, engine))
+        assert exchange.calls[-1].error == "Unavailable"
+        assert exchange.calls[-1].usage == usage
 
 
 async def test_an_engine_with_a_fault_of_its_own_is_told_too(ledger: SqlLedger) -> None:

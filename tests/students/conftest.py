@@ -31,10 +31,11 @@ async def serve() -> AsyncIterator[Serve]:
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
-    """What the HTTP engine logs, however logging is set up for the rest of the suite."""
+    """What the HTTP engine and the guard log, however logging is set up for the rest of the suite."""
     capture = structlog.testing.LogCapture()
     logger = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger)
     monkeypatch.setattr("students.openai_api.log", logger)
+    monkeypatch.setattr("students.guard.log", logger)
     return capture.entries
 
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 async def test_each_kind_becomes_its_engine(spec: UpstreamSpec, kind: str, model: str) -> None:
     engine = build("one", spec, environ={})
-    assert (type(engine).__name__, engine.name, engine.model) == (kind, "one", model)
+    assert (type(engine.engine).__name__, engine.name, engine.model) == (kind, "one", model)
     await engine.aclose()
 
 

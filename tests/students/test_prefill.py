@@ -27,7 +27,7 @@ COUNTING = Prompt(ASK, prefix="1, 2, 3, 4,", max_tokens=8)
 
 
 def engine(fake: Fake, prefill: Prefill, **spec: Any) -> OpenAIApi:
-    return OpenAIApi("student", OpenAISpec(model="m", base_url=fake.url, prefill=prefill, retries=0, **spec))
+    return OpenAIApi("student", OpenAISpec(model="m", base_url=fake.url, prefill=prefill, **spec))
 
 
 async def told(api: OpenAIApi, prompt: Prompt = COUNTING) -> str:

@@ -404,3 +404,33 @@ async def test_a_clock_that_is_days_behind_admits_nobody(server: RedisServer, lo
             await shared.budget.reserve("key", day, Money(1), time.time() - 30 * 86_400)
         assert any("days behind" in each["event"] for each in logs)
         await shared.budget.reserve("key", day, Money(1), time.time())
+
+
+@pytest.mark.parametrize("when_away", ["local", "refuse"])
+async def test_breakers_go_on_by_what_each_process_knows(server: RedisServer, when_away: str) -> None:
+    async with open_shared(server.url, when_away="local" if when_away == "local" else "refuse") as shared:
+        link, switches = link_of(shared), shared.switches
+        switches.position("known")
+        switches.open("known", 600)
+        await until(lambda: stands(server, "known"))
+        server.kill()
+        began = time.monotonic()
+        assert not await switches.claim("known", 1.0)
+        assert await switches.claim("another", 1.0)
+        assert time.monotonic() - began < SECOND
+        assert link.away
+        switches.open("another", 600)
+        assert switches.position("another").state == switches.position("known").state == "open"
+        switches.close("known")
+        assert await switches.claim("known", 1.0)
+        assert link.refused == 0, "a breaker turns nobody away for want of Redis"
+        server.start()
+        switches.position("another")
+        await until(lambda: not link.away)
+        await until(lambda: stands(server, "another"))
+        assert switches.position("another").state == "open"
+
+
+def stands(server: RedisServer, name: str) -> bool:
+    with server.client() as client:
+        return bool(client.exists(f"gkt:breaker:{{{name}}}"))

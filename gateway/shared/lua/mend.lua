@@ -1,0 +1,4 @@
+-- Close a breaker.
+-- KEYS  as in trip.lua
+
+return redis.call('DEL', KEYS[1])
