@@ -68,7 +68,7 @@ $(VENV)/.run: pyproject.toml Makefile
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what tests and checks need ..."
-	@$(PIP) -e '.[llamacpp,litellm,dev]' openai==2.54.0
+	@$(PIP) -e '.[llamacpp,litellm,ray,dev]' openai==2.54.0
 	@touch $@
 
 .venv-openai3/.dev: pyproject.toml Makefile

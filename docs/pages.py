@@ -33,7 +33,17 @@ from gateway.config import (
 from gateway.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from pricing.configured import KEYS
 from students.capabilities import rows
-from students.spec import BreakerSpec, Deadlines, LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, Spec
+from students.spec import (
+    BreakerSpec,
+    Deadlines,
+    LiteLLMSpec,
+    LlamaCppSpec,
+    ManagedSpec,
+    OpenAISpec,
+    ReplaySpec,
+    ScriptedSpec,
+    Spec,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -53,6 +63,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "`upstreams.NAME`, `kind: openai_api`": OpenAISpec,
     "`upstreams.NAME`, `kind: litellm_api`": LiteLLMSpec,
     "`upstreams.NAME`, `kind: llamacpp`": LlamaCppSpec,
+    "`upstreams.NAME`, `kind: managed`": ManagedSpec,
     "`upstreams.NAME`, `kind: replay`": ReplaySpec,
     "`upstreams.NAME`, `kind: scripted`": ScriptedSpec,
     "`upstreams.NAME.breaker`": BreakerSpec,
@@ -90,6 +101,7 @@ MEANING: Mapping[str, str] = {
     "LlamaCppSpec.kind": "A GGUF model on the llama.cpp server, in a child process.",
     "LlamaCppSpec.start_seconds": "A child that is not up by then is ended, and the upstream is unavailable.",
     "LlamaCppSpec.deadlines": "See below.",
+    "ManagedSpec.kind": "A command that serves OpenAI's API, started and kept by the gateway.",
     "ReplaySpec.kind": "Recorded answers.",
     "ReplaySpec.model": "The recorded model's name, for prices.",
     "ScriptedSpec.kind": "A fixed text.",

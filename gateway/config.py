@@ -394,9 +394,12 @@ def _anchored(spec: Any, base: Path) -> Any:
     return spec.model_copy(update=files) if files else spec
 
 
+KINDS = ("openai_api", "litellm_api", "llamacpp", "managed", "replay", "scripted")
+
+
 def _fault(item: Any) -> str:
     """One fault and its place, by the names of keys. No value is repeated: it may be a secret in the wrong place."""
-    place = ".".join(str(part) for part in item["loc"] if part not in ("openai_api", "llamacpp", "replay", "scripted"))
+    place = ".".join(str(part) for part in item["loc"] if part not in KINDS)
     text = item["msg"].removeprefix("Value error, ")
     if item["type"] == "union_tag_invalid":  # pydantic's own words repeat the value
         text = f"{item['ctx']['discriminator'].strip(chr(39))} must be one of {item['ctx']['expected_tags']}"

@@ -11,6 +11,7 @@ import structlog
 
 from gateway.metrics import Metrics
 from gateway.upstreams import Upstream
+from students.child import Parent
 from students.errors import EngineError
 from students.guard import Guard
 
@@ -57,13 +58,18 @@ class Readiness:
 
 async def _ready(upstream: Upstream) -> dict[str, Any]:
     state: dict[str, Any] = {"ready": True, "model": upstream.model, "stand_in": upstream.stand_in}
-    if isinstance(upstream.engine, Guard):
-        state["breaker"] = upstream.engine.breaker.position.state
+    inner = upstream.engine
+    if isinstance(inner, Guard):
+        state["breaker"] = inner.breaker.position.state
+        inner = inner.engine
     try:
         proven = await upstream.engine.ready()
+        state |= {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}
     except EngineError as error:
-        return state | {"ready": False, "error": f"{type(error).__name__}: {error}"}
+        state |= {"ready": False, "error": f"{type(error).__name__}: {error}"}
     except Exception as error:  # a fault of one engine must not hide the state of the others
         log.exception("an engine failed to say whether it is ready", upstream=upstream.name)
-        return state | {"ready": False, "error": type(error).__name__}
-    return state | {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}
+        state |= {"ready": False, "error": type(error).__name__}
+    if isinstance(inner, Parent):
+        state |= {"process": inner.told()}
+    return state

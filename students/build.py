@@ -8,7 +8,7 @@ from typing import assert_never
 
 from students.engine import Engine
 from students.guard import Guard
-from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
+from students.spec import LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
 
 
 class MissingKey(ValueError):
@@ -43,6 +43,10 @@ def _bare(name: str, spec: UpstreamSpec, environ: Mapping[str, str], *, keyless:
             from students.llamacpp import LlamaCpp
 
             return LlamaCpp(name, spec)
+        case ManagedSpec():
+            from students.managed import Managed
+
+            return Managed(name, spec, environ=environ)
         case ReplaySpec():
             from students.replay import Replay
 

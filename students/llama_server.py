@@ -21,6 +21,7 @@ import ctypes
 import http.client
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -41,7 +42,7 @@ def main() -> None:
     _die_with_parent(signal.SIGKILL)
     with open(0, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
-        if not line:
+        if not line or select.select([stdin], [], [], 0)[0]:  # the parent died before it could be asked for the signal
             os._exit(0)
         key = line.decode().strip()
         try:

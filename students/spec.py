@@ -32,6 +32,9 @@ SECRET_OPTION = re.compile(r"api_?key|access_key|secret|token$|password|credenti
 
 LimitField = Literal["max_completion_tokens", "max_tokens"]
 
+SECRET_FLAG = re.compile(r"--?(api[-_]?key|(hf|auth|access)[-_]?token|token|secret|password)\b(?![-_])", re.IGNORECASE)
+"""Arguments of commands that carry secrets."""
+
 
 class Strict(BaseModel):
     """Frozen settings. An unknown key is refused, and the nearest known one is named."""
@@ -282,6 +285,74 @@ class LlamaCppSpec(Spec):
     deadlines: Deadlines = Deadlines(first_token=120.0)
 
 
+class ManagedSpec(Spec):
+    """Any command that serves OpenAI's API, started and kept by the gateway (vLLM, SGLang, llama-server)."""
+
+    kind: Literal["managed"] = "managed"
+    model: str = Field(description="The model's name at the server (vLLM: `--served-model-name`).")
+    command: list[str] = Field(
+        min_length=1,
+        description="The program and its arguments, run without a shell; `{port}` stands for a free port, on which it "
+        "has to listen on 127.0.0.1. No secrets: arguments can be read in the list of processes.",
+    )
+    key_variable: VariableName | None = Field(
+        None,
+        description="The environment variable by which the server is told the key that it shall ask for "
+        "(`VLLM_API_KEY`, `LLAMA_API_KEY`); the gateway makes one up at each start. None: it asks for none, and "
+        "everybody on this machine can use it.",
+    )
+    env: list[VariableName] = Field(
+        default_factory=list,
+        description="Names of variables that the command gets from the gateway's environment, beside PATH, HOME and a "
+        "few more. Of all others it gets none.",
+    )
+    health: str = Field("/health", pattern="^/", description="Answers 200 once the server is ready.")
+    start_seconds: float = Field(600.0, gt=0, description="Not up by then, it is ended, and started again later.")
+    stop_seconds: float = Field(10.0, ge=0, description="From SIGTERM to SIGKILL, for all processes of the command.")
+    log: Path | None = Field(None, description="Where its output is kept; None: it is not.")
+    log_bytes: int = Field(
+        10_000_000, ge=1000, description="A log of this size becomes `FILE.1`, and a new one begins."
+    )
+    api: OpenAISpec = Field(
+        description="Options of kind `openai_api` for asking it; `prefill: continue_flag` unless set."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_api(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        api = value.get("api", {})
+        if not isinstance(api, dict):
+            return value
+        for key in ("base_url", "api_key_env", "stand_in", *Spec.model_fields, "model", "kind"):
+            if key in api:
+                raise ValueError(f"api.{key} is not said there: the server is the command's, and named beside it")
+        return {**value, "api": {"prefill": "continue_flag", **api, "model": value.get("model", "")}}
+
+    @field_validator("command")
+    @classmethod
+    def _has_port(cls, value: list[str]) -> list[str]:
+        if not any("{port}" in part for part in value):
+            raise ValueError("has to tell the program its port: --port, '{port}'")
+        for part in value:
+            if flag := SECRET_FLAG.match(part):
+                raise ValueError(
+                    f"{flag[0]} holds a secret that every list of processes shows: use key_variable or env"
+                )
+        return value
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """Those of a call to it."""
+        return self.api.deadlines
+
+    def upstream(self, base_url: str) -> OpenAISpec:
+        """The server as one more upstream, at the address where it listens."""
+        own = {"max_concurrent": self.max_concurrent, "max_output": self.max_output, "base_url": base_url}
+        return self.api.model_copy(update=own)
+
+
 class ReplaySpec(Spec):
     """Recorded answers played back as a model: cut at `max_tokens` by the tokenizer, usage exact."""
 
@@ -307,5 +378,5 @@ class ScriptedSpec(Spec):
 
 
 UpstreamSpec = Annotated[
-    OpenAISpec | LiteLLMSpec | LlamaCppSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")
+    OpenAISpec | LiteLLMSpec | LlamaCppSpec | ManagedSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")
 ]

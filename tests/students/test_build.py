@@ -11,7 +11,7 @@ import pytest
 
 from students.build import MissingKey, build
 from students.engine import Delta, Prompt
-from students.spec import LlamaCppSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
+from students.spec import LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         (OpenAISpec(model="gpt-x"), "OpenAIApi", "gpt-x"),
         (LlamaCppSpec(), "LlamaCpp", "smollm2-135m-instruct"),
+        (ManagedSpec.model_validate({"model": "m", "command": ["serve", "{port}"]}), "Managed", "m"),
         (ReplaySpec(model="gpt-y", file=Path("missing.jsonl")), "Replay", "gpt-y"),
         (ScriptedSpec(), "Scripted", "scripted"),
     ],
