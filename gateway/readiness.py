@@ -14,6 +14,7 @@ from gateway.upstreams import Upstream
 from students.child import Parent
 from students.errors import EngineError
 from students.guard import Guard
+from students.prefill import proof_of
 
 LOOK_SECONDS = 2.0
 """How long the state of the upstreams is taken for true."""
@@ -72,4 +73,7 @@ async def _ready(upstream: Upstream) -> dict[str, Any]:
         state |= {"ready": False, "error": type(error).__name__}
     if isinstance(inner, Parent):
         state |= {"process": inner.told()}
+    proof = proof_of(inner)
+    if proof is not None:
+        state["continues"] = proof.told()
     return state

@@ -11,7 +11,11 @@ from students.capabilities import Settings, settings
 from students.engine import Prompt, Sampling
 from students.errors import Refused
 from students.prefill import SPELLINGS, Spelling, prefilled
+from students.servers import SERVERS
 from students.spec import OpenAISpec
+
+TEMPLATE_OPTIONS = "chat_template_kwargs"
+"""The member of a request with variables of the chat template."""
 
 
 class Bodies:
@@ -24,7 +28,8 @@ class Bodies:
 
     def __init__(self, spec: OpenAISpec) -> None:
         self._spec = spec
-        self._spelling = SPELLINGS.get(spec.prefill, Spelling())
+        self._server = SERVERS[spec.server]
+        self._spelling = SPELLINGS.get(spec.prefill, Spelling()) if spec.prefill != "auto" else Spelling()
         usage = {"stream_options": {"include_usage": True}} if spec.stream_usage else {}
         self._streamed: dict[str, Any] = {"model": spec.model, "stream": True, **usage}
         self._whole: dict[str, Any] = {"model": spec.model, "stream": False}
@@ -41,6 +46,8 @@ class Bodies:
         if prompt.prefix:
             body["messages"] = prefilled(self._spelling, prompt.messages, prompt.prefix)
             body |= self._spelling.body
+            if self._server.thinking_switch:
+                body[TEMPLATE_OPTIONS] = self.template_options(prompt)
         if prompt.max_tokens is not None:
             body[asked.limit_field] = prompt.max_tokens
         if prompt.sampling.logprobs and asked.logprobs:
@@ -49,14 +56,20 @@ class Bodies:
                 body["top_logprobs"] = prompt.sampling.top_logprobs
         return encode(body)
 
+    def template_options(self, prompt: Prompt) -> dict[str, Any]:
+        """What a chat template is told when the beginning of the answer is given: above all, not to think first."""
+        told = {**self._spec.extra_body, **prompt.options}.get(TEMPLATE_OPTIONS)
+        return {"enable_thinking": False, **(told if isinstance(told, Mapping) else {})}
+
     def completion(self, prompt: Prompt, rendered: str) -> bytes:
-        """For `/completions`, with the messages as the model reads them. Raises `Refused`, as `chat`.
+        """For `/completions`, with all that the model reads, the prefix last. Raises `Refused`, as `chat`.
 
         The older API knows no reasoning effort, has one name for the limit, and gives log probabilities by number.
         """
         asked = self._asked(prompt)
         body = self._common(asked, {**self._spec.extra_body, **prompt.options}, prompt)
-        body["prompt"] = rendered + prompt.prefix
+        body.pop(TEMPLATE_OPTIONS, None)  # has been used
+        body["prompt"] = rendered
         if prompt.max_tokens is not None:
             body["max_tokens"] = prompt.max_tokens
         if prompt.sampling.logprobs and asked.logprobs:
@@ -76,7 +89,7 @@ class Bodies:
         if asked.samples(base):
             _put(body, sampling)
         if sampling.seed is not None:
-            body["seed"] = sampling.seed
+            body[self._server.seed_field] = sampling.seed
         if sampling.stop and asked.stop:
             body["stop"] = sampling.stop
         return body

@@ -14,7 +14,8 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from students.spec import Hosted, LimitField
+from students.servers import LimitField
+from students.spec import Hosted
 
 Reasoning = Literal["never", "optional", "always"]
 Accepted = Literal["always", "off", "never"]

@@ -31,7 +31,7 @@ from students.engine import Ability, Delta, Event, Finish, Prompt
 from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, present, quoted, read_error
 from students.line import Line
-from students.prefill import probe
+from students.prefill import Proof, probe
 from students.spec import LiteLLMSpec
 from students.wire import read_logprobs, read_usage
 
@@ -86,7 +86,7 @@ class LiteLLMApi:
         self._closed = False
         self._proving = asyncio.Lock()
         self._reached = False
-        self._proven: bool | None = None
+        self.proof: Proof | None = None
 
     def __repr__(self) -> str:
         return f"LiteLLMApi({self.name!r}, model={self.model!r})"
@@ -147,7 +147,7 @@ class LiteLLMApi:
             if self._spec.probe and not (self._reached or self._keyless):
                 await self._try()
                 self._reached = True
-        if self._proven is False:
+        if self.proof is not None and not self.proof.proven:
             self.abilities &= ~Ability.CONTINUE
         return self.abilities
 
@@ -155,12 +155,12 @@ class LiteLLMApi:
         """One small call: that the continuation works where it is claimed, else that there is an answer at all."""
         if Ability.CONTINUE in self.abilities:
             try:
-                self._proven = await probe(self)
+                self.proof = await probe(self)
             except Refused as error:
                 if error.status != 400:
                     raise
                 log.warning("probe refused", engine=self.name, error=str(error))
-                self._proven = False
+                self.proof = Proof(False, f"refused: {error}")
         else:
             async with aclosing(self.stream(HELLO)) as events:
                 async for _ in events:

@@ -18,6 +18,7 @@ from students.child import Born, Child, State, end, how
 from students.engine import Ability, Event, Prompt
 from students.errors import Unavailable
 from students.openai_api import OpenAIApi
+from students.prefill import Proof
 from students.spec import LlamaCppSpec, OpenAISpec
 
 XLLAMACPP = "pip install xllamacpp==2026.10.11549"
@@ -51,7 +52,8 @@ class LlamaCpp:
             self.abilities |= Ability.TOOLS  # `ready` looks into its chat template; the default model knows none
         self._spec = spec
         self._child = Child(name, _LlamaServer(name, spec))
-        self._proven = False
+        self.proof: Proof | None = None
+        """What the probe found; None: it has not been made."""
 
     def __repr__(self) -> str:
         return f"LlamaCpp({self.name!r}, {self.state})"
@@ -82,9 +84,9 @@ class LlamaCpp:
         Raises `Unavailable` when a package, the model file or the memory is missing, or it does not start in time.
         """
         api = await self._child.api()
-        if not self._proven:
+        if self.proof is None:
             self.abilities = await api.ready() | Ability.SAMPLES
-            self._proven = True
+            self.proof = api.proof
         return self.abilities
 
     async def aclose(self) -> None:

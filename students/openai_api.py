@@ -22,8 +22,9 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from time import monotonic
 
 import aiohttp
@@ -31,17 +32,20 @@ import orjson
 import structlog
 from yarl import URL
 
-from students.bodies import Bodies, encode
+from students.bodies import TEMPLATE_OPTIONS, Bodies, encode
 from students.capabilities import settings
-from students.engine import Ability, Delta, Event, Message, Prompt
+from students.engine import Ability, Delta, Event, Prompt
 from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, present, quoted, read_error, read_retry_after
-from students.prefill import SPELLINGS, ChatTemplate, probe
+from students.prefill import WAYS, Proof, probe
 from students.spec import Deadlines, OpenAISpec
+from students.templates import ChatTemplate, Template, TokenizerTemplate
 from students.wire import Reply
 
 log = structlog.get_logger("students.openai_api")
 
+JSON = "application/json"
+"""The type of an answer in one piece."""
 READY_SECONDS = 10.0
 """For the answer to `GET /models`."""
 DRAIN_SECONDS = 0.1
@@ -74,17 +78,20 @@ class OpenAIApi:
         self._chat = URL(root + "/chat/completions")
         self._completions = URL(root + "/completions")
         self._apply_template = URL(root.removesuffix("/v1") + "/apply-template")
-        self._may_echo = spec.prefill in SPELLINGS and SPELLINGS[spec.prefill].echoes
-        self._template = ChatTemplate(spec.chat_template) if spec.chat_template is not None else None
+        self._template: Template | None = None
+        if spec.chat_template is not None and spec.tokenizer is None:
+            self._template = ChatTemplate(spec.chat_template)
         self._bodies = Bodies(spec)
         self._slots = asyncio.Semaphore(spec.max_concurrent)
         self._http: aiohttp.ClientSession | None = None
         self._sockets_made = 0
         self._reading: set[aiohttp.StreamReader] = set()
         self._closed = False
-        self._echoes: bool | None = None
+        self._echoes: dict[bool, bool] = {}  # by whether the answer came in one piece; missing: not known yet
         self._proving = asyncio.Lock()
-        self._proven: bool | None = None
+        self._loading = asyncio.Lock()
+        self.proof: Proof | None = None
+        """What the probe found; None: it has not been made."""
 
     def __repr__(self) -> str:
         return f"OpenAIApi({self.name!r}, model={self.model!r})"
@@ -95,6 +102,8 @@ class OpenAIApi:
             raise ValueError(f"{self.name} cannot continue a given text")
         if prompt.n > 1 and Ability.SAMPLES not in self.abilities:
             raise ValueError(f"{self.name} cannot answer n = {prompt.n} in one call")
+        if prompt.prefix and self._spec.prefill == "auto" and Ability.CONTINUE not in await self.ready():
+            raise Refused("no way to continue a given text was found", engine=self.name)
         ends = monotonic() + self._spec.deadlines.total
         try:
             await self._enter()
@@ -125,8 +134,8 @@ class OpenAIApi:
                     response.close()
             finally:
                 self._slots.release()
-            if self._echoes is None and self._may_echo:
-                self._echoes = reply.echoed
+            if reply.echoed is not None:
+                self._echoes[response.content_type == JSON] = reply.echoed
             yield reply.finish()
         except EngineError as error:
             self._present(error, prompt)
@@ -142,16 +151,47 @@ class OpenAIApi:
         """
         await self._reach()
         async with self._proving:
-            if self._proven is None and self._spec.probe and Ability.CONTINUE in self.abilities:
-                try:
-                    self._proven = await probe(self)
-                except Refused as error:
-                    log.warning("probe refused", engine=self.name, prefill=self._spec.prefill, error=str(error))
-                    self._proven = False
-                if not self._proven:
-                    log.warning("cannot continue a given text", engine=self.name, prefill=self._spec.prefill)
+            if self.proof is None and self._spec.probe and Ability.CONTINUE in self.abilities:
+                self.proof = await (self._find_a_way() if self._spec.prefill == "auto" else self._prove())
+                if not self.proof.proven:
+                    why = self.proof.why
+                    log.warning("cannot continue a given text", engine=self.name, prefill=self._spec.prefill, why=why)
                     self.abilities &= ~Ability.CONTINUE
+                if self.proof.limited is False:
+                    log.warning("does not keep to the token limit", engine=self.name)
         return self.abilities
+
+    async def _prove(self) -> Proof:
+        """The configured way, tried as answers will be asked for."""
+        way = None if self._spec.prefill == "auto" else self._spec.prefill
+        try:
+            proof = await probe(self)
+            if proof.proven and self._spec.streaming == "as_asked":
+                whole = await probe(self, stream=False)
+                proof = proof if whole.proven else replace(whole, why=f"not streaming, it {whole.why}")
+        except Refused as error:
+            proof = Proof(False, f"refused: {error}")
+        return replace(proof, prefill=way, echoes=any(self._echoes.values()))
+
+    async def _find_a_way(self) -> Proof:
+        """The ways in turn, each by an engine of its own; this one takes over the first that is proven."""
+        tried, failed = [], None
+        for way in WAYS:
+            spec = self._spec.model_copy(update={"prefill": way})
+            async with aclosing(OpenAIApi(self.name, spec, key=self._key)) as other:
+                try:
+                    proof = await other._prove()
+                except (Unavailable, BadReply) as error:
+                    if isinstance(error, Unavailable) and error.status is None:
+                        raise
+                    proof, failed = Proof(False, f"{type(error).__name__}: {error}"), error
+            if proof.proven:
+                self._spec, self._bodies, self._echoes = spec, Bodies(spec), other._echoes
+                return proof
+            tried.append(f"{way}: {proof.why}")
+        if isinstance(failed, Unavailable):
+            raise failed  # it may be that it only fails at the moment
+        return Proof(False, "; ".join(tried))
 
     async def aclose(self) -> None:
         """Close all connections. Idempotent; running streams end in `Unavailable`."""
@@ -207,8 +247,7 @@ class OpenAIApi:
         try:
             async with asyncio.timeout(seconds):
                 if prompt.prefix and self._spec.prefill == "raw_completion":
-                    rendered = await self._render(prompt.messages, prompt.key)
-                    url, body = self._completions, self._bodies.completion(prompt, rendered)
+                    url, body = self._completions, self._bodies.completion(prompt, await self._render(prompt))
                 else:
                     url, body = self._chat, self._bodies.chat(prompt)
                 headers = _authorization(prompt.key)
@@ -216,10 +255,9 @@ class OpenAIApi:
                 self._reading.add(response.content)
                 if response.status != 200:
                     raise await _failed(response)
-                whole = response.content_type == "application/json"
-                # Not streaming, llama.cpp repeats the prefix too.
-                echoes = url is self._chat and (whole or (self._may_echo and self._echoes is not False))
-                reply = Reply(prompt.n, prompt.prefix if echoes else "")
+                whole = response.content_type == JSON
+                # Some repeat the prefix before they go on; llama.cpp does it only when it does not stream.
+                reply = Reply(prompt.n, prompt.prefix if self._echoes.get(whole, True) else "")
                 if whole:
                     return response, reply, reply.whole(await response.read())
                 deltas: list[Delta] = []
@@ -244,12 +282,19 @@ class OpenAIApi:
                 raise _unavailable(error) from None
             raise
 
-    async def _render(self, messages: Sequence[Message], key: str | None) -> str:
-        """The prompt as the model reads it, up to where its answer begins."""
+    async def _render(self, prompt: Prompt) -> str:
+        """The prompt as the model reads it, up to the end of what is given of its answer."""
+        options = self._bodies.template_options(prompt)
+        if self._spec.tokenizer is not None:
+            async with self._loading:
+                if self._template is None:
+                    source, template = self._spec.tokenizer, self._spec.chat_template
+                    self._template = await asyncio.to_thread(lambda: TokenizerTemplate(source, template))
         if self._template is not None:
-            return self._template.render(messages)
-        body = encode({"messages": messages, "add_generation_prompt": True})
-        post = self._session().post(self._apply_template, data=body, headers=_authorization(key), allow_redirects=False)
+            return self._template.render(prompt.messages, prompt.prefix, options)
+        body = encode({"messages": prompt.messages, "add_generation_prompt": True, TEMPLATE_OPTIONS: options})
+        headers = _authorization(prompt.key)
+        post = self._session().post(self._apply_template, data=body, headers=headers, allow_redirects=False)
         async with post as response:
             if response.status != 200:
                 raise await _failed(response)
@@ -259,7 +304,7 @@ class OpenAIApi:
                 text = None
         if not isinstance(text, str):
             raise BadReply("the server's /apply-template did not give a prompt")
-        return text
+        return text + prompt.prefix
 
     async def served(self) -> tuple[str, ...] | None:
         """The names in the server's list of models; None: it has none that can be read. Raises as `ready`."""

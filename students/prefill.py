@@ -8,46 +8,41 @@
 | raw_completion | /completions with the rendered chat template and the text behind it          | any with that path |
 | context        | cannot: guidance stands in the prompt, the model writes the whole answer     | OpenAI, Claude   |
 
-llama.cpp's server takes the first two and the fourth; it renders its template itself, at /apply-template.
+`students.servers` says which server takes which; some take several.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from students.engine import Delta, Engine, Message, Prompt, Sampling
-from students.errors import Refused
-from students.spec import Prefill
+from students.engine import Delta, Engine, Finish, Message, Prompt, Sampling
+from students.servers import Prefill
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """How a chat request says that the answer begins with the text of its last, assistant, message.
 
-    `message` and `body` are further members of that message and of the request. `echoes`: some servers of this kind
-    repeat the text before they go on.
+    `message` and `body` are further members of that message and of the request.
     """
 
     message: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
-    echoes: bool = False
 
 
 SPELLINGS: Mapping[Prefill, Spelling] = {
     # Either field without the other is a 400 on vLLM; without both, SGLang takes the text for a user's message.
     "continue_flag": Spelling(body={"continue_final_message": True, "add_generation_prompt": False}),
+    "prefix_field": Spelling(message={"prefix": True}),
     "implicit": Spelling(),
-    # Mistral echoes, DeepSeek does not.
-    "prefix_field": Spelling(message={"prefix": True}, echoes=True),
 }
+
+WAYS: Sequence[Prefill] = (*SPELLINGS, "raw_completion")
+"""All that there are, in the order in which they are tried on a server that nothing is known of."""
 
 
 def prefilled(spelling: Spelling, messages: Sequence[Message], prefix: str) -> list[Message]:
@@ -57,56 +52,75 @@ def prefilled(spelling: Spelling, messages: Sequence[Message], prefix: str) -> l
     return [*messages, {"role": "assistant", "content": prefix, **spelling.message}]
 
 
-class ChatTemplate:
-    """A model's Jinja chat template, rendered as the transformers library renders it.
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the probe found: whether the model goes on from a given text, and `why` that is said, in a few words.
 
-    Special tokens are left to the server: `/completions` adds the beginning-of-text token itself, so `bos_token` and
-    `eos_token` are empty here. Raises jinja2's `TemplateSyntaxError` when the template cannot be parsed.
+    `prefill`: the way that was tried; None: the engine has but one. `echoes`: the server repeats the text before it
+    goes on; what it repeats is taken away. `limited`: it keeps to the token limit; None: the answer did not show it.
     """
 
-    def __init__(self, source: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        self._template = environment.from_string(source)
+    proven: bool
+    why: str
+    prefill: Prefill | None = None
+    echoes: bool = False
+    limited: bool | None = None
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt up to where the answer begins. Raises `Refused` when the template rejects the messages."""
-        try:
-            return self._template.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=True, bos_token="", eos_token=""
-            )
-        except (TemplateError, TypeError) as error:
-            raise Refused(f"the chat template rejects these messages: {error}") from None
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    # Jinja's own filter escapes for HTML, which a model would read as text.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
+    def told(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        return {name: getattr(self, name) for name in ("proven", "why", "prefill", "echoes", "limited")}
 
 
 PROBE = Prompt(
-    messages=({"role": "user", "content": "Count from 1 to 8, separated by commas."},),
-    prefix="1, 2, 3, 4,",
+    messages=({"role": "user", "content": "Count from 1 to 30, separated by commas."},),
+    prefix="1, 2, 3, 4, 5, 6, 7, 8, 9, 1",
     max_tokens=8,
     sampling=Sampling(temperature=0.0),
 )
+"""Cut inside a number: a model that is given the text in another way (as an answer that has ended, or as a message of
+the user) may well count on from it in a new message, but none begins a message with the 0 of a 10."""
+
+SHOWN = 32
+"""Characters of a wrong answer that are told."""
 
 
-async def probe(engine: Engine) -> bool:
-    """Whether the engine goes on from a given text: asked to count, with 1 to 4 given, it must say 5 first.
+async def probe(engine: Engine, *, stream: bool = True) -> Proof:
+    """Whether the engine goes on from a given text: asked to count, with the 1 of 10 given, it must say 0 first.
 
-    False when it restarts, repeats the text, or says anything else. One small real call; raises `EngineError`.
+    Not proven when it restarts, repeats the text, or says anything else. One small real call; raises `EngineError`.
     """
-    said = ""
-    async with aclosing(engine.stream(PROBE)) as events:
+    said, finish = "", Finish()
+    async with aclosing(engine.stream(PROBE if stream else replace(PROBE, stream=False))) as events:
         async for event in events:
             if isinstance(event, Delta):
                 said += event.text
-    return re.match(r"\s*5(?!\d)", said) is not None
+            elif isinstance(event, Finish):
+                finish = event
+    proven = re.match(r"0(?!\d)", said) is not None
+    return Proof(proven, "goes on" if proven else _doubt(said), limited=_limited(said, finish))
+
+
+def proof_of(engine: object) -> Proof | None:
+    """What an engine's probe found; None: it has made none, or makes none."""
+    proof = getattr(engine, "proof", None)
+    return proof if isinstance(proof, Proof) else None
+
+
+def _doubt(said: str) -> str:
+    begun = said.lstrip()
+    if not begun:
+        return "says nothing"
+    if begun.startswith(PROBE.prefix):
+        return "repeats the text"
+    if begun.startswith("1, 2"):
+        return "starts again"
+    return f"says something else: {begun[:SHOWN]!r}"
+
+
+def _limited(said: str, finish: Finish) -> bool | None:
+    """Whether the limit was kept to. What goes on beyond it, to 30, is several times as long."""
+    most = PROBE.max_tokens or 0
+    written = finish.usage.output if finish.usage is not None else None
+    if len(re.findall(r"\d+", said)) > most or (written or 0) > 2 * most:
+        return False
+    return True if finish.reason == "length" else None

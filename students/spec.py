@@ -17,9 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-Prefill = Literal["continue_flag", "implicit", "prefix_field", "raw_completion", "context"]
-"""How a server is told to continue a text; `context`: it cannot, see `students.prefill`."""
-
+from students.servers import SERVERS, LimitField, Prefill, ServerKind
 
 SECRET_HEADER = re.compile(
     r"authorization|cookie|(api|access|subscription)[-_]?key|(auth|access)[-_]?token|secret|password", re.IGNORECASE
@@ -29,8 +27,6 @@ SECRET_HEADER = re.compile(
 
 SECRET_OPTION = re.compile(r"api_?key|access_key|secret|token$|password|credentials|authorization", re.IGNORECASE)
 """Names of litellm's arguments that carry secrets."""
-
-LimitField = Literal["max_completion_tokens", "max_tokens"]
 
 SECRET_FLAG = re.compile(r"--?(api[-_]?key|(hf|auth|access)[-_]?token|token|secret|password)\b(?![-_])", re.IGNORECASE)
 """Arguments of commands that carry secrets."""
@@ -165,14 +161,30 @@ class OpenAISpec(Hosted):
     """Any server that speaks OpenAI's chat completions, hosted or your own (vLLM, SGLang, llama.cpp, Ollama, ...)."""
 
     kind: Literal["openai_api"] = "openai_api"
+    server: ServerKind = Field(
+        "other",
+        description="What answers there: its row in docs/students.md gives the defaults of the other keys. auto: find "
+        "out how it continues a text. other: nothing is assumed.",
+    )
     base_url: str = "https://api.openai.com/v1"
     api_key_env: VariableName | None = Field(
         None, description="Name of the environment variable that holds the key; None: no Authorization header is sent."
     )
-    prefill: Prefill = Field("context", description="How this server continues a given text.")
+    prefill: Prefill | Literal["auto"] = Field(
+        "context",
+        description="How this server continues a given text. auto: the ways are tried in turn, each by a small call at "
+        "start, and the first that is proven is used.",
+    )
     probe: bool = Field(True, description="Prove `prefill` at start with one small call.")
+    tokenizer: str | None = Field(
+        None,
+        description="For `raw_completion`: the model's tokenizer, as a folder, a GGUF file or a name at Hugging Face; "
+        "its chat template is rendered here (extra `transformers`).",
+    )
     chat_template: str | None = Field(
-        None, description="For `raw_completion`: a Jinja chat template; None: the server's /apply-template is asked."
+        None,
+        description="For `raw_completion`: a Jinja chat template, instead of the tokenizer's. Neither: the server's "
+        "/apply-template is asked.",
     )
     streaming: Literal["always", "as_asked"] = Field(
         "always",
@@ -203,6 +215,21 @@ class OpenAISpec(Hosted):
         if self.at_openai:
             return "openai"
         return None if self.api_key_env is not None else SELF
+
+    @model_validator(mode="before")
+    @classmethod
+    def _habits_of_the_server(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for kind, server in SERVERS.items():
+                if value.get("server") == kind:
+                    return {**server.keys(), **value}
+        return value
+
+    @model_validator(mode="after")
+    def _auto_needs_the_probe(self) -> Self:
+        if self.prefill == "auto" and not self.probe:
+            raise ValueError("prefill: auto is found out by the probe; leave probe: false out, or name the way")
+        return self
 
     @field_validator("base_url")
     @classmethod

@@ -265,7 +265,10 @@ class Reply:
         logprobs = None if choice.logprobs is None else read_logprobs(choice.logprobs)
 
         if index in self._held and text:
-            text, logprobs = self._without_echo(index, text), None
+            held = self._held[index]
+            text = self._without_echo(index, text)
+            if held or self.echoed is not False:
+                logprobs = None
         if not (text or fields or logprobs):
             return
         last = deltas[-1] if deltas else None

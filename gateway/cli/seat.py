@@ -13,7 +13,9 @@ from students.build import MissingKey, build
 from students.capabilities import find, settings
 from students.engine import Ability, Engine, Prompt
 from students.errors import EngineError, Refused, TimedOut, Unavailable
-from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, Prefill, ReplaySpec, UpstreamSpec
+from students.prefill import Proof, proof_of
+from students.servers import LimitField, Prefill
+from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, UpstreamSpec
 
 Level = Literal["ok", "note", "warn", "fail"]
 
@@ -76,8 +78,11 @@ class Seat:
             self.proven = await self.engine.ready()
             if not self.keyless:
                 await self._look_for_the_model()
+            proof = proof_of(self.engine)
             if Ability.CONTINUE in claimed and Ability.CONTINUE not in self.proven:
-                await self._look_for_a_prefill()
+                await self._look_for_a_prefill(proof)
+            if proof is not None and proof.limited is False:
+                self._doubts.append(self._unlimited())
         except EngineError as error:
             self.fault = self._fault(error)
         except Exception as error:  # noqa: BLE001 - one engine's fault must not hide the others
@@ -109,7 +114,7 @@ class Seat:
             able = ", ".join(sorted(ability.name.lower() for ability in self.proven if ability.name)) or "nothing more"
             whose = "; has no key, callers bring their own" if self.keyless else ""
             asked = f"; {_asked(self.spec)}" if isinstance(self.spec, Hosted) else ""
-            says = f"{self.spec.model} answers ({self.seconds:.1f} s); can do: {able}{asked}{whose}"
+            says = f"{self.spec.model} answers ({self.seconds:.1f} s); can do: {able}{self._way()}{asked}{whose}"
             yield Finding("ok", self.about, says)
             yield from self._doubts
 
@@ -132,29 +137,47 @@ class Seat:
             says = f"model {self.spec.model!r} is not served by this server; it serves: {_listed(served)}"
             self.fault = Finding("fail", self.about, says, "set model to one of these")
 
-    async def _look_for_a_prefill(self) -> None:
+    def _way(self) -> str:
+        """How it continues a text, where that was proven."""
+        proof = proof_of(self.engine)
+        if proof is None or not proof.proven or proof.prefill is None:
+            return ""
+        return f" by {proof.prefill}" + (" (it repeats the text, which is taken away)" if proof.echoes else "")
+
+    async def _look_for_a_prefill(self, proof: Proof | None) -> None:
         """Tries the other ways of continuing a text, each by a small call, until one works."""
         spec = self.spec
+        why = f": the model {proof.why}" if proof is not None else ""
+        if isinstance(spec, OpenAISpec) and spec.prefill == "auto":
+            why = f"; {proof.why}" if proof is not None else ""
         if not isinstance(spec, OpenAISpec):
             mend = "prefill: context, and placement: context in its routes"
-            self._doubts.append(Finding("warn", self.about, "prefill: the model does not continue a given text", mend))
+            says = f"prefill: the model does not continue a given text{why}"
+            self._doubts.append(Finding("warn", self.about, says, mend))
             return
-        says = f"prefill: {spec.prefill} is not honoured: the model does not go on from a given text"
-        mend = "no other way works either: prefill: context, and placement: context in its routes"
-        for mode in get_args(Prefill):
-            if mode not in (spec.prefill, "context") and await self._continues(spec, mode):
-                mend = f"prefill: {mode} works here"
-                break
+        says = f"prefill: {spec.prefill} is not honoured{why}"
+        found = None if spec.prefill == "auto" else await self._another_way(spec)
+        mend = "prefill: context, and placement: context in its routes"
+        mend = f"prefill: {found} works here" if found else f"no other way works either: {mend}"
         self._doubts.append(Finding("warn", self.about, says, mend))
 
-    async def _continues(self, spec: OpenAISpec, mode: Prefill) -> bool:
-        engine = build(self.name, spec.model_copy(update={"prefill": mode, "probe": True}), environ=self._environ)
-        try:
-            return Ability.CONTINUE in await engine.ready()
-        except EngineError:
-            return False
-        finally:
-            await engine.aclose()
+    async def _another_way(self, spec: OpenAISpec) -> Prefill | None:
+        other = spec.model_copy(update={"prefill": "auto", "probe": True})
+        async with aclosing(build(self.name, other, environ=self._environ)) as engine:
+            try:
+                await engine.ready()
+            except EngineError:
+                return None
+            proof = proof_of(engine)
+            return proof.prefill if proof is not None and proof.proven else None
+
+    def _unlimited(self) -> Finding:
+        says = "the server does not keep to the token limit it is given: answers are longer than callers allow"
+        if not isinstance(self.spec, Hosted):
+            return Finding("warn", self.about, says)
+        sent = settings(self.spec, self.spec.model).limit_field
+        other = next(name for name in get_args(LimitField) if name != sent)
+        return Finding("warn", self.about, f"{says} ({sent})", f"limit_field: {other}")
 
     def _fault(self, error: EngineError) -> Finding:
         spec = self.spec

@@ -136,7 +136,7 @@ def test_what_is_well_is_said_to_be(told: tuple[int, str], words: str) -> None:
         "fail upstream misnamed model 'llama-3.1-8b' is not served by this server; it serves: llama3.1:8b, qwen3:4b"
         " -> set model to one of these",
         "fail upstream misspelt Refused: 404 not_found_error: model: claude-sonet",
-        "warn upstream vllm prefill: prefix_field is not honoured: the model does not go on from a given text"
+        "warn upstream vllm prefill: prefix_field is not honoured: the model starts again"
         " -> prefill: continue_flag works here",
         "warn upstream unheard nothing is known of 'new-model-9': it is asked as an ordinary model"
         " (asked with limit as max_tokens)",

@@ -14,7 +14,8 @@ from students.engine import Ability, Delta, Finish, Prompt, Sampling
 from students.errors import BadReply, Overloaded, Refused
 from students.openai_api import OpenAIApi
 from students.prefill import PROBE, SPELLINGS, ChatTemplate, prefilled, probe
-from students.spec import OpenAISpec, Prefill
+from students.servers import Prefill
+from students.spec import OpenAISpec
 
 if TYPE_CHECKING:
     from tests.fakes import Fake, Json
