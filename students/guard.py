@@ -32,6 +32,7 @@ from tenacity import (
 from students.breaker import OPEN, Breaker
 from students.engine import Ability, Engine, Event, Prompt
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
+from students.prefill import Proof, proof_of
 from students.spec import Spec
 
 LONGEST_PAUSE = 2.0
@@ -78,6 +79,11 @@ class Guard:
     @property
     def abilities(self) -> Ability:
         return self.engine.abilities
+
+    @property
+    def proof(self) -> Proof | None:
+        """What the engine's probe found; None: it has made none, or makes none."""
+        return proof_of(self.engine)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """See `Engine.stream`. Raises `Unavailable` at once while the breaker is open."""

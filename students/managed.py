@@ -24,6 +24,7 @@ from students.child import Born, Child, end, how
 from students.engine import Ability, Event, Prompt
 from students.errors import Unavailable
 from students.openai_api import OpenAIApi
+from students.prefill import Proof
 from students.spec import ManagedSpec
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -52,6 +53,8 @@ class Managed:
         self.abilities = OpenAIApi(name, spec.api).abilities | Ability.SAMPLES
         self._spec = spec
         self._child = Child(name, Launch(name, spec, environ), revives=True)
+        self.proof: Proof | None = None
+        """What the probe found; None: it has not been made."""
         self._proven = False
 
     def __repr__(self) -> str:
@@ -77,7 +80,7 @@ class Managed:
         api = await self._child.api(None if self._child.state == "new" else READY_SECONDS)
         if not self._proven:
             self.abilities = await api.ready() | Ability.SAMPLES
-            self._proven = True
+            self.proof, self._proven = api.proof, True
         return self.abilities
 
     async def aclose(self) -> None:

@@ -160,7 +160,7 @@ SERVERS: Mapping[ServerKind, Server] = {
         json_schema=False,
         base_url="http://127.0.0.1:8000/v1",
         traps="a chat always starts again, and the fields are a 422; needs `tokenizer`, the same model; `temperature` "
-        "does nothing where the model's own settings do not sample",
+        "does nothing where the model's own settings do not sample; a stop string is not taken off by it, but here",
     ),
     "deepseek": Server(
         known="said",

@@ -84,6 +84,8 @@ class Student(Fake):
     logprobs = False
     usage: str = "asked"
     done = True
+    keeps_stop = False
+    """The text ends behind a stop string, not before it."""
     echoes: tuple[str, ...] = ()
     """What repeats the text that was given: `stream`, `whole`."""
     completions = True
@@ -141,7 +143,7 @@ class Student(Fake):
         for stop in [stops] if isinstance(stops, str) else stops:
             for at in range(len(tokens)):
                 if stop in "".join(tokens[: at + 1]):
-                    tokens, reason = tokens[:at], "stop"
+                    tokens, reason = tokens[: at + self.keeps_stop], "stop"
                     break
         n = body.get("n", 1) if self.samples else 1
         usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(tokens) * n}
@@ -248,10 +250,6 @@ class LlamaCppPython(Student):
     limits = ("max_tokens",)
     usage = "never"
 
-    def check(self, body: Json) -> None:
-        if body.get("logprobs"):
-            raise Rejected(500, "logprobs is not supported for models created with logits_all=False")
-
 
 class Ollama(Student):
     """openai/openai.go, server/prompt.go: no max_completion_tokens, no n; /completions renders the template as well."""
@@ -302,6 +300,7 @@ class TransformersServe(Student):
                     "reasoning_effort", "generation_config", "chat_template_kwargs", "user", "metadata"}  # fmt: skip
     usage = "beside"
     done = False
+    keeps_stop = True
 
     def check_completion(self, body: Json) -> None:
         super().check_completion(body)

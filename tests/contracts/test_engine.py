@@ -19,7 +19,6 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from pricing.tokens import Vocabulary
 from students.engine import Ability, Delta, Engine, Event, Finish, Prompt, Sampling
@@ -31,7 +30,10 @@ from students.managed import Managed
 from students.openai_api import OpenAIApi
 from students.replay import Replay
 from students.scripted import Scripted
+from students.servers import ServerKind
 from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec
+from tests import real_servers
+from tests.fake_servers import STUDENTS, spec
 from tests.fakes import served
 from tests.fakes_providers import KEY as ANTHROPIC_KEY
 from tests.fakes_providers import Anthropic
@@ -58,76 +60,42 @@ class Subject:
     real: bool
     what: str
     freed: Callable[[], AbstractAsyncContextManager[None]] | None = None
+    keeps_stop: bool = False
+    """Its server ends behind a stop string, not before it; what the client sees is cut by the gateway's own scan."""
 
 
 Factory = Callable[[], AbstractAsyncContextManager[Subject]]
 
 
-@asynccontextmanager
-async def openai_api() -> AsyncIterator[Subject]:
-    """The HTTP engine over a small server that counts, and refuses a request that is not a stream."""
-    left = asyncio.Event()
-
-    async def models(_: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": []})
-
-    async def chat(request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        if body.get("stream") is not True or body.get("stream_options") != {"include_usage": True}:
-            return web.json_response({"error": {"message": "not a stream with usage"}}, status=400)
-        last = body["messages"][-1]
-        start = 0
-        if last["role"] == "assistant":
-            if not (body.get("continue_final_message") is True and body.get("add_generation_prompt") is False):
-                return web.json_response({"error": {"message": "half a flag"}}, status=400)
-            start = int(last["content"].rstrip(", ").rpartition(" ")[2])
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        n, said = body.get("n", 1), 0
-        end, reason = 30, "stop"
-        if (limit := body.get("max_tokens", 99)) < end - start:
-            end, reason = start + limit, "length"
-
-        async def send(**members: Any) -> None:
-            await response.write(b"data: " + json.dumps(members).encode() + b"\n\n")
-
-        try:
-            for number in range(start + 1, end + 1):
-                await asyncio.sleep(0.005)
-                word = f" {number},"
-                if any(stop in word for stop in body.get("stop", ())):
-                    reason = "stop"
-                    break
-                said += n
-                for index in range(n):
-                    await send(choices=[{"index": index, "delta": {"content": word}, "finish_reason": None}])
-        except (asyncio.CancelledError, ConnectionResetError):
-            left.set()
-            raise
-        for index in range(n):
-            await send(choices=[{"index": index, "delta": {}, "finish_reason": reason}])
-        await send(choices=[], usage={"prompt_tokens": 20, "completion_tokens": said, "total_tokens": 20 + said})
-        await response.write(b"data: [DONE]\n\n")
-        return response
+def strict(kind: ServerKind) -> Factory:
+    """The HTTP engine over a strict fake of that kind of server, configured by the kind's name alone."""
 
     @asynccontextmanager
-    async def freed() -> AsyncIterator[None]:
-        left.clear()
-        yield
-        await asyncio.wait_for(left.wait(), 0.1)
+    async def entered() -> AsyncIterator[Subject]:
+        async with served(STUDENTS[kind]()) as fake, aclosing(OpenAIApi("subject", spec(fake))) as engine:
 
-    app = web.Application()
-    app.add_routes([web.get("/v1/models", models), web.post("/v1/chat/completions", chat)])
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    engine = OpenAIApi("subject", OpenAISpec(model="m", base_url=f"http://{host}:{port}/v1", prefill="continue_flag"))
-    try:
-        yield Subject(engine, False, "a small server that counts", freed)
-    finally:
-        await engine.aclose()
-        await runner.cleanup()
+            @asynccontextmanager
+            async def freed() -> AsyncIterator[None]:
+                fake.left.clear()
+                yield
+                await asyncio.wait_for(fake.left.wait(), 0.1)
+
+            yield Subject(engine, False, f"{kind}, which counts", freed, STUDENTS[kind].keeps_stop)
+
+    return entered
+
+
+def real(kind: ServerKind, what: str, start: Callable[[], str], **keys: Callable[[], object]) -> Factory:
+    """The HTTP engine over a real server of that kind. Nobody outside can see when it notices that a reader left."""
+
+    @asynccontextmanager
+    async def entered() -> AsyncIterator[Subject]:
+        asked = {"server": kind, "base_url": f"{start()}/v1", "deadlines": {"first_token": 120}}
+        own = {"model": "m", **{name: str(value()) for name, value in keys.items()}}
+        async with aclosing(OpenAIApi("subject", OpenAISpec.model_validate({**asked, **own}))) as engine:
+            yield Subject(engine, True, what, keeps_stop=STUDENTS[kind].keeps_stop)
+
+    return entered
 
 
 @asynccontextmanager
@@ -245,7 +213,16 @@ def counted(first: int) -> str:
 
 
 ENGINES: Mapping[str, Factory] = {
-    "openai_api": openai_api,
+    **{f"openai_api on {kind}": strict(kind) for kind in STUDENTS},
+    "openai_api on llama.cpp itself": real("llama.cpp", "llama.cpp's server, SmolLM2-135M", real_servers.llama_server),
+    "openai_api on transformers serve": real(
+        "transformers-serve", "transformers serve, a tiny Llama that counts", real_servers.transformers_serve,
+        model=real_servers.counter, tokenizer=real_servers.counter,
+    ),
+    "openai_api on llama-cpp-python itself": real(
+        "llama-cpp-python", "llama-cpp-python's server, SmolLM2-135M", real_servers.llama_cpp_python,
+        tokenizer=real_servers.smollm2,
+    ),
     "litellm_api": litellm_api,
     "llamacpp": llamacpp,
     "managed": managed,
@@ -256,7 +233,13 @@ ENGINES: Mapping[str, Factory] = {
 }
 
 
-@pytest.fixture(params=ENGINES)
+def slow(name: str) -> Any:
+    """Loads torch, or a second llama.cpp: by far the longest of the engines to start."""
+    marks = [pytest.mark.slow, pytest.mark.timeout(400)]
+    return pytest.param(name, marks=marks if "transformers serve" in name or "python itself" in name else [])
+
+
+@pytest.fixture(params=map(slow, ENGINES))
 async def subject(
     request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> AsyncIterator[Subject]:
@@ -340,12 +323,15 @@ async def test_max_tokens_bounds_the_answer(engine: Engine) -> None:
     assert 0 < len(text(short)) < len(text(longer))
 
 
-async def test_a_stop_string_ends_the_text_before_itself(engine: Engine) -> None:
+async def test_a_stop_string_ends_the_text_before_itself(subject: Subject) -> None:
+    engine = subject.engine
     await engine.ready()
     whole, _ = await told(engine, Prompt(ASK, max_tokens=12, sampling=Sampling(temperature=0.0)))
     stop = text(whole).split()[3]
     cut, finish = await told(engine, Prompt(ASK, max_tokens=12, sampling=Sampling(temperature=0.0, stop=(stop,))))
-    assert stop not in text(cut)
+    said, kept, more = text(cut).partition(stop)
+    assert (kept, more) == (stop if subject.keeps_stop else "", "")
+    assert said
     assert text(whole).startswith(text(cut))
     assert finish.reason == "stop"
 
