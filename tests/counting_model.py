@@ -63,6 +63,5 @@ def make_tokenizer() -> Any:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token=CLOSE, chat_template="{{ bos_token }}" + CHATML
-    )
+    wrapped: Any = PreTrainedTokenizerFast  # is not typed
+    return wrapped(tokenizer_object=backend, bos_token="<s>", eos_token=CLOSE, chat_template="{{ bos_token }}" + CHATML)

@@ -164,7 +164,11 @@ class Student(Fake):
         for token in tokens:
             said: Json = {"delta": {"content": token}} if kind == "delta" else {"text": token}
             if self.logprobs and body.get("logprobs"):
-                said["logprobs"] = {"content": [{"token": token, "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
+                said["logprobs"] = (
+                    {"content": [{"token": token, "logprob": -0.25, "bytes": None, "top_logprobs": []}]}
+                    if kind == "delta"
+                    else {"tokens": [token], "token_logprobs": [-0.25], "top_logprobs": [{token: -0.25}]}
+                )
             pieces += [self.pause, *(self.frame(said, index) for index in range(n))]
         last: Json = {"delta": {}} if kind == "delta" else {"text": ""}
         beside = {"usage": usage} if self.usage == "beside" else {}

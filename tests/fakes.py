@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -314,9 +315,8 @@ class Vllm(Fake):
 
     def words(self, body: Json, prefix: str) -> Sequence[str]:
         """What follows `prefix`."""
-        start = int(prefix.rstrip(",. ").rpartition(" ")[2]) if prefix else 0
-        end = min(start + body.get("max_tokens", 99) // 2, 8)
-        return [f" {number}," for number in range(start + 1, end + 1)]
+        text = "".join(f" {number}," for number in range(1, 31))
+        return re.findall(r" ?\d+,", text.removeprefix(f" {prefix}"))[: body.get("max_tokens", 99) // 2]
 
     def finish(self, body: Json, words: Sequence[str]) -> str:
         """Why it ended."""
@@ -325,51 +325,3 @@ class Vllm(Fake):
     def pace(self, body: Json) -> tuple[float, float]:
         """Seconds before the first frame, and before each one after it."""
         return 0.0, 0.0
-
-
-class Mistral(Fake):
-    """Knows `prefix: true` only, refuses unknown members, and repeats the prefix in its reply, in odd pieces."""
-
-    echoes = True
-
-    async def answer(self, request: web.Request, body: Json) -> web.StreamResponse:
-        if request.method == "GET":
-            return web.json_response({"object": "list", "data": []})
-        if unknown := set(body) - {"model", "messages", "stream", "stream_options", "max_tokens", "temperature"}:
-            return error(422, f"Extra inputs are not permitted: {sorted(unknown)}")
-        last = body["messages"][-1]
-        if last["role"] == "assistant" and last.get("prefix") is not True:
-            return error(400, "Expected last role User or Tool (or Assistant with prefix True) for serving")
-        prefix = last["content"] if last["role"] == "assistant" else ""
-        text = (prefix if self.echoes else "") + " 5, 6, 7, 8"
-        pieces = [text[at : at + 4] for at in range(0, len(text), 4)]
-        return await sse(request, frames(pieces, usage={"prompt_tokens": 9, "completion_tokens": 12}))
-
-
-class Completions(Fake):
-    """Continues only at `/completions`; renders its own template at `/apply-template`, as llama.cpp's server does."""
-
-    async def answer(self, request: web.Request, body: Json) -> web.StreamResponse:
-        if request.path == "/apply-template":
-            lines = [f"<|{message['role']}|>{message['content']}" for message in body["messages"]]
-            return web.json_response({"prompt": "\n".join([*lines, "<|assistant|>"])})
-        if request.path == "/v1/models":
-            return error(404, "no such path")
-        assert request.path == "/v1/completions", request.path
-        if unknown := set(body) & {"messages", "max_completion_tokens", "reasoning_effort"}:
-            return error(400, f"not a member of a text completion: {sorted(unknown)}")
-        if not body["prompt"].endswith("<|assistant|>1, 2, 3, 4,"):
-            return error(400, "the prompt does not end in the text to be continued")
-        logprobs = {
-            "tokens": [" 5"],
-            "token_logprobs": [-0.25],
-            "top_logprobs": [{" 5": -0.25, " 6": -2.0}],
-            "text_offset": [0],
-        }
-        sent: list[Json] = [
-            {"choices": [{"index": 0, "text": " 5", "logprobs": logprobs if "logprobs" in body else None}]},
-            {"choices": [{"index": 0, "text": ", 6", "logprobs": None, "finish_reason": "length"}]},
-        ]
-        return await sse(
-            request, [*(b"data: " + json.dumps(one).encode() + b"\n\n" for one in sent), b"data: [DONE]\n\n"]
-        )

@@ -98,9 +98,7 @@ def llama_cpp_python() -> str:
 def _child(command: Sequence[str]) -> subprocess.Popen[bytes]:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     pipe = subprocess.PIPE
-    child = subprocess.Popen(
-        command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environ
-    )
+    child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environ)
     atexit.register(_end, child)
     return child
 

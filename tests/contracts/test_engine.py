@@ -197,7 +197,7 @@ async def scripted() -> AsyncIterator[Subject]:
 @asynccontextmanager
 async def guarded() -> AsyncIterator[Subject]:
     """A guard around the HTTP engine, with another try to make and a breaker."""
-    async with openai_api() as inner:
+    async with strict("vllm")() as inner:
         engine = Guard(inner.engine, OpenAISpec(model="m", retries=2))
         yield Subject(engine, inner.real, f"a guard around {inner.what}", inner.freed)
 
@@ -216,11 +216,16 @@ ENGINES: Mapping[str, Factory] = {
     **{f"openai_api on {kind}": strict(kind) for kind in STUDENTS},
     "openai_api on llama.cpp itself": real("llama.cpp", "llama.cpp's server, SmolLM2-135M", real_servers.llama_server),
     "openai_api on transformers serve": real(
-        "transformers-serve", "transformers serve, a tiny Llama that counts", real_servers.transformers_serve,
-        model=real_servers.counter, tokenizer=real_servers.counter,
+        "transformers-serve",
+        "transformers serve, a tiny Llama that counts",
+        real_servers.transformers_serve,
+        model=real_servers.counter,
+        tokenizer=real_servers.counter,
     ),
     "openai_api on llama-cpp-python itself": real(
-        "llama-cpp-python", "llama-cpp-python's server, SmolLM2-135M", real_servers.llama_cpp_python,
+        "llama-cpp-python",
+        "llama-cpp-python's server, SmolLM2-135M",
+        real_servers.llama_cpp_python,
         tokenizer=real_servers.smollm2,
     ),
     "litellm_api": litellm_api,

@@ -11,7 +11,8 @@ import pytest
 import structlog
 from aiohttp import web
 
-from tests.fakes import Answer, Answering, Completions, Fake, Json, Mistral, OpenAI, Script, Vllm, served, sse
+from tests.fake_servers import LlamaCpp, Mistral
+from tests.fakes import Answer, Answering, Fake, Json, OpenAI, Script, Vllm, served, sse
 
 Serve = Callable[[Answer | Script | Fake], Awaitable[Fake]]
 
@@ -59,5 +60,5 @@ async def mistral(serve: Serve) -> Fake:
 
 
 @pytest.fixture
-async def completions(serve: Serve) -> Fake:
-    return await serve(Completions())
+async def llama_cpp(serve: Serve) -> Fake:
+    return await serve(LlamaCpp())

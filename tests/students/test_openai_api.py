@@ -627,11 +627,11 @@ class TestSomebodyElsesKey:
         assert error.code == "x-[key]"
         await api.aclose()
 
-    async def test_it_is_sent_with_the_rendering_of_the_template_too(self, completions: Fake) -> None:
-        api = engine(completions, prefill="raw_completion")
+    async def test_it_is_sent_with_the_rendering_of_the_template_too(self, llama_cpp: Fake) -> None:
+        api = engine(llama_cpp, prefill="raw_completion")
         await told(api, Prompt(ASK, prefix="1, 2, 3, 4,", key=OWN))
-        assert completions.paths == ["/apply-template", "/v1/completions"]
-        assert [headers["Authorization"] for headers in completions.headers] == [f"Bearer {OWN}"] * 2
+        assert llama_cpp.paths == ["/apply-template", "/v1/completions"]
+        assert [headers["Authorization"] for headers in llama_cpp.headers] == [f"Bearer {OWN}"] * 2
         await api.aclose()
 
     async def test_it_is_in_no_representation(self) -> None:
