@@ -10,7 +10,7 @@ SEVERAL := -n auto --maxprocesses=4 --dist=loadfile -m "not alone"
 RACES := tests/contracts/test_budgets.py tests/e2e/test_crash.py tests/gateway/ledger/test_outage.py \
          -k "500_at_once or kill or outage"
 
-.PHONY: demo serve browser test test-openai3 races check format bench docs screenshots clean
+.PHONY: demo serve browser test test-openai3 engines races check format bench docs screenshots clean
 
 demo: $(VENV)/.run
 	$(BIN)/gkt demo
@@ -31,6 +31,9 @@ test: $(VENV)/.dev browser
 test-openai3: .venv-openai3/.dev
 	.venv-openai3/bin/python -m pytest tests/e2e tests/gateway/api $(SEVERAL)
 	.venv-openai3/bin/python -m pytest tests/e2e tests/gateway/api -m alone
+
+# Servers of students that have to be compiled, a quarter of an hour, for the tests that ask them; without, they skip.
+engines: .venv-engines/.done
 
 # What must not hold by luck, 20 times in a row: budget races, kills, and outages of half a minute. Takes half an hour.
 races: $(VENV)/.dev
@@ -68,7 +71,7 @@ $(VENV)/.run: pyproject.toml Makefile
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what tests and checks need ..."
-	@$(PIP) -e '.[llamacpp,litellm,ray,dev]' openai==2.54.0
+	@$(PIP) -e '.[llamacpp,litellm,ray,transformers,dev]' openai==2.54.0
 	@touch $@
 
 .venv-openai3/.dev: pyproject.toml Makefile
@@ -78,5 +81,11 @@ $(VENV)/.dev: $(VENV)/.run
 	@.venv-openai3/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(STUDENT) litellm==1.106.2
 	@touch $@
 
+.venv-engines/.done: Makefile
+	@test -d .venv-engines || $(PYTHON) -m venv .venv-engines
+	@echo "Compiling llama-cpp-python into .venv-engines (a quarter of an hour, once) ..."
+	@.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]==0.3.36'
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-openai3 .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-openai3 .venv-engines .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

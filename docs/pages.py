@@ -2,12 +2,14 @@
 
 Every configuration key, from the models that check them, into `docs/configuration.md`; every module, from its
 docstring, into `docs/architecture.md`; every metric into `docs/observability.md`; what is known of every teacher into
-`docs/teachers.md`. `python -m docs.pages` writes them; `make docs` calls it, and a test compares.
+`docs/teachers.md`, and of every server, with what the probe finds at it, into `docs/students.md`. `make docs` calls
+`python -m docs.pages`, which writes them, and a test compares.
 """
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from structlog.testing import capture_logs
 
 from docs.pictures import replaced
 from gateway.allowance import BudgetSpec, Quota
@@ -33,6 +36,8 @@ from gateway.config import (
 from gateway.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from pricing.configured import KEYS
 from students.capabilities import rows
+from students.prefill import WAYS
+from students.servers import SERVERS
 from students.spec import (
     BreakerSpec,
     Deadlines,
@@ -181,6 +186,50 @@ def teachers() -> str:
     return "\n".join(lines)
 
 
+KNOWN: Mapping[str, str] = {"run": "run here", "source": "its source", "said": "what is said of it"}
+
+
+def servers() -> str:
+    """What is known of every kind of server, as Markdown."""
+    lines = [
+        "| `server` | `prefill` | `limit_field` | stream's usage | `n` in one call | log probabilities | known from |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    traps = ["", *(f"- **{kind}**: {row.traps}." for kind, row in SERVERS.items() if row.traps)]
+    for kind, row in SERVERS.items():
+        usage = "reported" if row.usage else "not reported"
+        cells = [
+            f"`{kind}`",
+            f"`{row.prefill}`",
+            f"`{row.limit_field}`" if row.limit_field else "by the model",
+            usage if row.stream_usage or not row.usage else "reported unasked",
+            SENT[row.samples],
+            "by the model" if row.logprobs is None else SENT[row.logprobs],
+            KNOWN[row.known],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, *traps])
+
+
+def proofs() -> str:
+    """What the probe finds of each way at each kind of server, found now at their strict fakes, as Markdown."""
+    from tests.fake_servers import STUDENTS
+    from tests.fake_servers import proofs as find
+
+    with capture_logs():
+        found = asyncio.run(find())
+    lines = [f"| server | {' | '.join(f'`{way}`' for way in WAYS)} |", f"|---|{'---|' * len(WAYS)}"]
+    for kind in STUDENTS:
+        cells = []
+        for way in WAYS:
+            proof = found[kind, way]
+            own = "**" if SERVERS[kind].prefill == way else ""
+            echo = "; the text is repeated, and taken away" if proof.echoes else ""
+            cells.append(f"{own}{'proven' if proof.proven else proof.why.partition(':')[0]}{own}{echo}")
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def modules() -> str:
     """The tree of the packages with the first sentence of every module, as Markdown."""
     lines: list[str] = []
@@ -280,6 +329,8 @@ def write() -> None:
         ("architecture.md", "modules", modules()),
         ("observability.md", "metrics", metrics()),
         ("teachers.md", "teachers", teachers()),
+        ("students.md", "servers", servers()),
+        ("students.md", "proofs", proofs()),
     ):
         path = HERE / page
         path.write_text(replaced(path.read_text("utf-8"), name, text), "utf-8")

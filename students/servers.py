@@ -41,7 +41,7 @@ documentation or by its users."""
 class Server:
     """The habits of one kind of server. None: it depends on the model, or is not known.
 
-    `prefill` to `base_url` are keys of an `openai_api` upstream, and its defaults there. The others: `seed_field`, how
+    `prefill` to `max_concurrent` are keys of an `openai_api` upstream, and its defaults there. The others: `seed_field`, how
     it spells `seed`; `thinking_switch`: it takes `chat_template_kwargs`, with which a given beginning of an answer
     switches thinking off; `usage`: it reports usage at the end of a stream, asked or not; `traps`: what else to know.
     """
@@ -55,6 +55,7 @@ class Server:
     tools: bool = True
     json_schema: bool = True
     base_url: str | None = None
+    max_concurrent: int | None = None
     usage: bool = True
     seed_field: str = "seed"
     thinking_switch: bool = False
@@ -75,6 +76,7 @@ KEYS = (
     "tools",
     "json_schema",
     "base_url",
+    "max_concurrent",
 )
 
 SERVERS: Mapping[ServerKind, Server] = {
@@ -116,9 +118,11 @@ SERVERS: Mapping[ServerKind, Server] = {
         logprobs=False,
         json_schema=False,
         base_url="http://127.0.0.1:8000/v1",
+        max_concurrent=1,
         usage=False,
-        traps="ignores the fields and starts again; needs `tokenizer` or `chat_template`; one answer at a time; says "
-        "nothing of usage in a stream, so tokens are counted here",
+        traps="ignores the fields and starts again; needs `tokenizer` or `chat_template`; a second request cuts off the "
+        "answer to the first, so the gateway asks for one at a time (`--interrupt_requests false` for other clients); "
+        "says nothing of usage in a stream, so tokens are counted here",
     ),
     "ollama": Server(
         known="source",

@@ -341,7 +341,7 @@ class ManagedSpec(Spec):
         10_000_000, ge=1000, description="A log of this size becomes `FILE.1`, and a new one begins."
     )
     api: OpenAISpec = Field(
-        description="Options of kind `openai_api` for asking it; `prefill: continue_flag` unless set."
+        description="Options of kind `openai_api` for asking it. Without `server`, `prefill` is `continue_flag`."
     )
 
     @model_validator(mode="before")
@@ -355,7 +355,8 @@ class ManagedSpec(Spec):
         for key in ("base_url", "api_key_env", "stand_in", *Spec.model_fields, "model", "kind"):
             if key in api:
                 raise ValueError(f"api.{key} is not said there: the server is the command's, and named beside it")
-        return {**value, "api": {"prefill": "continue_flag", **api, "model": value.get("model", "")}}
+        usual = {} if "server" in api else {"prefill": "continue_flag"}
+        return {**value, "api": {**usual, **api, "model": value.get("model", "")}}
 
     @field_validator("command")
     @classmethod

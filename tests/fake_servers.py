@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -178,7 +178,11 @@ class Student(Fake):
             pieces.append(self.frame(None, usage=usage))
         if self.done:
             pieces.append(b"data: [DONE]\n\n")
-        return await sse(request, pieces)
+        return await sse(request, self.sent(pieces))
+
+    def sent(self, pieces: Iterable[bytes | float]) -> Iterable[bytes | float]:
+        """How a stream goes out."""
+        return pieces
 
     def frame(self, choice: Json | None, index: int = 0, **members: Any) -> bytes:
         """One event of a stream."""
@@ -253,6 +257,17 @@ class LlamaCppPython(Student):
     kind = "llama-cpp-python"
     limits = ("max_tokens",)
     usage = "never"
+    turn = 0
+
+    def sent(self, pieces: Iterable[bytes | float]) -> Iterable[bytes | float]:
+        """A new request ends the stream under way, without a reason (`interrupt_requests`, on by default)."""
+        self.turn += 1
+        mine = self.turn
+        for piece in pieces:
+            if self.turn != mine:
+                yield b"data: [DONE]\n\n"
+                return
+            yield piece
 
 
 class Ollama(Student):

@@ -160,7 +160,7 @@ def paced(sent: Sequence[bytes], between: float) -> Sequence[bytes | float]:
 
 
 async def sse(
-    request: web.Request, pieces: Sequence[bytes | float], *, end: bool = True, **headers: str
+    request: web.Request, pieces: Iterable[bytes | float], *, end: bool = True, **headers: str
 ) -> web.StreamResponse:
     """Sends pieces of an event stream; a number is a pause in seconds. Without `end` it stays open."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", **headers})

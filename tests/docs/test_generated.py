@@ -23,6 +23,8 @@ from pricing.breakeven import tolerable_fallbacks
         ("docs/architecture.md", "modules", pages.modules),
         ("docs/observability.md", "metrics", pages.metrics),
         ("docs/teachers.md", "teachers", pages.teachers),
+        ("docs/students.md", "servers", pages.servers),
+        ("docs/students.md", "proofs", pages.proofs),
         ("README.md", "saved", pictures.table),
     ],
 )

@@ -12,7 +12,7 @@ from jinja2 import TemplateSyntaxError
 from students.errors import Refused, Unavailable
 from students.openai_api import OpenAIApi
 from students.spec import OpenAISpec
-from students.templates import ChatTemplate, TokenizerTemplate
+from students.templates import STAND_IN, ChatTemplate, TokenizerTemplate
 from tests import counting_model
 from tests.fake_servers import CHATML
 
@@ -75,7 +75,6 @@ def ids(folder: Path, text: str, *, bos: bool = True) -> list[int]:
     return list(tokenizer(text, add_special_tokens=bos).input_ids)
 
 
-@pytest.mark.slow
 class TestTokenizerTemplate:
     def test_the_beginning_token_is_written_once(self, folder: Path) -> None:
         text = TokenizerTemplate(str(folder)).render(ASK, "1, 2", {})
@@ -93,9 +92,7 @@ class TestTokenizerTemplate:
         assert text == "<s>" + OPENED + "1, 2"
         assert ids(tmp_path, text) == ids(folder, OPENED + "1, 2")
 
-    @pytest.mark.parametrize(
-        "prefix", ["1, 2", "  indented", "ends in a line\n", "<|im_end|>", "", "the-answer-so-far"]
-    )
+    @pytest.mark.parametrize("prefix", ["1, 2", "  indented", "ends in a line\n", "<|im_end|>", "", STAND_IN])
     def test_the_text_is_to_be_continued_to_the_letter(self, folder: Path, prefix: str) -> None:
         trims = CHATML.replace("{{ message.content }}", "{{ message.content | trim }}")
         for template in (CHATML, trims):
@@ -106,7 +103,8 @@ class TestTokenizerTemplate:
         thinks = (
             "{% for m in messages %}<|im_start|>{{ m.role }}\n"
             "{% if m.role == 'assistant' %}<think>\n</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking %}<think>\n{% endif %}{% endif %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n"
+            "{% if enable_thinking %}<think>\n{% endif %}{% endif %}"
         )
         template = TokenizerTemplate(str(folder), thinks)
         assert template.render(ASK, "1, 2", {"enable_thinking": True}) == OPENED + "<think>\n</think>\n1, 2"
