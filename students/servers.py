@@ -41,8 +41,8 @@ documentation or by its users."""
 class Server:
     """The habits of one kind of server. None: it depends on the model, or is not known.
 
-    `prefill` to `max_concurrent` are keys of an `openai_api` upstream, and its defaults there. The others: `seed_field`, how
-    it spells `seed`; `thinking_switch`: it takes `chat_template_kwargs`, with which a given beginning of an answer
+    `prefill` to `max_concurrent` are keys of an `openai_api` upstream, and its defaults there. `seed_field`: how it
+    spells `seed`; `thinking_switch`: it takes `chat_template_kwargs`, with which a given beginning of an answer
     switches thinking off; `usage`: it reports usage at the end of a stream, asked or not; `traps`: what else to know.
     """
 
@@ -120,7 +120,7 @@ SERVERS: Mapping[ServerKind, Server] = {
         base_url="http://127.0.0.1:8000/v1",
         max_concurrent=1,
         usage=False,
-        traps="ignores the fields and starts again; needs `tokenizer` or `chat_template`; a second request cuts off the "
+        traps="ignores the fields and starts again; needs `tokenizer` or `chat_template`; a second request cuts the "
         "answer to the first, so the gateway asks for one at a time (`--interrupt_requests false` for other clients); "
         "says nothing of usage in a stream, so tokens are counted here",
     ),

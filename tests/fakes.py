@@ -316,7 +316,9 @@ class Vllm(Fake):
     def words(self, body: Json, prefix: str) -> Sequence[str]:
         """What follows `prefix`."""
         text = "".join(f" {number}," for number in range(1, 31))
-        return re.findall(r" ?\d+,", text.removeprefix(f" {prefix}"))[: body.get("max_tokens", 99) // 2]
+        return re.findall(r" ?\d+,", text.removeprefix(f" {prefix}" if prefix else ""))[
+            : body.get("max_tokens", 99) // 2
+        ]
 
     def finish(self, body: Json, words: Sequence[str]) -> str:
         """Why it ended."""

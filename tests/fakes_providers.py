@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,8 @@ class Provider(Fake):
 
     def words(self, after: str, limit: int) -> tuple[list[str], bool]:
         """What it says after a text, and whether the limit cut it."""
-        start = int(after.rstrip(", ").rpartition(" ")[2]) if after else 0
-        words = list(self.says) if self.says is not None else [f" {number}," for number in range(start + 1, 31)]
+        count = "".join(f" {number}," for number in range(1, 31)).removeprefix(f" {after}" if after else "")
+        words = list(self.says) if self.says is not None else re.findall(r" ?\d+,", count)
         return words[:limit], len(words) > limit
 
 
