@@ -35,7 +35,9 @@ pytestmark = [
 
 GREEDY = Sampling(temperature=0.0)
 COUNT = ({"role": "user", "content": "Count from 1 to 100, separated by commas."},)
-STORY = Prompt(({"role": "user", "content": "Tell me a very long story."},), max_tokens=2000)
+STORY = Prompt(
+    ({"role": "user", "content": "Tell me a very long story."},), max_tokens=3500, options={"ignore_eos": True}
+)
 LOAD = 8
 
 
@@ -83,7 +85,7 @@ async def until(true: Callable[[], bool], seconds: float = 120) -> None:
 async def test_a_replica_is_killed_under_load_and_no_answer_is_lost(engine: OpenAIApi, cluster: Cluster) -> None:
     prompt = Prompt(COUNT, max_tokens=90, sampling=GREEDY)
     answers = [Answer(engine, prompt) for _ in range(LOAD)]
-    await until(lambda: all(answer.deltas > 10 or answer.task.done() for answer in answers))
+    await until(lambda: sum(answer.deltas > 10 for answer in answers) >= LOAD - 2)  # a replica with five lets one wait
     victim, *_ = before = set(cluster.replicas())
     assert len(before) == 2
     servers = psutil.Process(victim).children(recursive=True)
@@ -111,13 +113,13 @@ async def test_a_replica_is_killed_under_load_and_no_answer_is_lost(engine: Open
 
 
 async def test_a_client_that_leaves_frees_the_slots_of_the_replicas(engine: OpenAIApi) -> None:
-    answers = [Answer(engine, STORY) for _ in range(LOAD)]
-    await until(lambda: all(answer.deltas > 0 for answer in answers))
+    answers = [Answer(engine, STORY) for _ in range(2 * LOAD)]  # more than there are slots: some wait, unbegun
+    await until(lambda: sum(answer.deltas > 0 for answer in answers) >= LOAD // 2)
     for answer in answers:
         answer.task.cancel()
     await asyncio.gather(*(answer.task for answer in answers), return_exceptions=True)
     new = [Answer(engine, Prompt(COUNT, max_tokens=1)) for _ in range(LOAD)]
-    await asyncio.wait_for(asyncio.gather(*(answer.task for answer in new)), 30)  # 16,000 tokens would take minutes
+    await asyncio.wait_for(asyncio.gather(*(answer.task for answer in new)), 60)  # 56,000 tokens take minutes
 
 
 async def test_an_error_of_the_engine_arrives_as_what_it_is(engine: OpenAIApi) -> None:
