@@ -181,6 +181,7 @@ def test_nothing_that_it_writes_tells_what_it_was_told(tmp_path: Path) -> None:
                     "base_url": fake_teacher.url,
                     "api_key_env": KEY_ENV,
                     "retries": 0,
+                    "breaker": None,  # it fails on purpose, again and again
                 },
                 "student": {
                     "kind": "openai_api",
