@@ -432,23 +432,26 @@ PROMPT = Prompt([{"role": "user", "content": "Why is the sky blue?"}], 5)
 
 WORDS = st.text(st.characters(codec="utf-8"), max_size=5)
 MESSAGES = st.lists(st.fixed_dictionaries({"role": WORDS, "content": WORDS}), min_size=1, max_size=3)
-PROMPTS = st.builds(
-    Prompt,
-    messages=MESSAGES,
-    max_tokens=st.none() | st.integers(1, 3),
-    prefix=WORDS,
-    sampling=st.builds(
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "messages": MESSAGES,
+    "max_tokens": st.none() | st.integers(1, 3),
+    "prefix": WORDS,
+    "sampling": st.builds(
         Sampling, temperature=st.none() | st.sampled_from([0.0, 1.0]), seed=st.none() | st.integers(0, 1)
     ),
-    options=st.dictionaries(WORDS, WORDS | st.integers(0, 2) | st.booleans(), max_size=2),
-    model=st.none() | st.sampled_from(["gpt-6-sol", "b"]),
-)
+    "n": st.integers(1, 2),
+    "options": st.dictionaries(WORDS, WORDS | st.integers(0, 2) | st.booleans(), max_size=2),
+    "model": st.none() | st.sampled_from(["gpt-6-sol", "b"]),
+}
+PROMPTS = st.builds(Prompt, **FIELDS)
 
 
-@given(one=PROMPTS, other=PROMPTS, callers=st.tuples(WORDS, WORDS))
+@pytest.mark.parametrize("field", FIELDS)
+@given(one=PROMPTS, callers=st.tuples(*[st.sampled_from("ab")] * 2), data=st.data())
 def test_two_questions_have_one_key_only_when_they_are_the_same(
-    one: Prompt, other: Prompt, callers: tuple[str, str]
+    field: str, one: Prompt, callers: tuple[str, str], data: st.DataObject
 ) -> None:
+    other = replace(one, **{field: data.draw(FIELDS[field])})
     cache = cache_of()
     first, second = [cache.key(planned(caller), prompt) for caller, prompt in zip(callers, (one, other), strict=True)]
     same = callers[0] == callers[1] and _told(one) == _told(other)
@@ -456,8 +459,10 @@ def test_two_questions_have_one_key_only_when_they_are_the_same(
 
 
 def _told(prompt: Prompt) -> str:
-    """JSON tells true from 1, as Python's `==` does not."""
-    return repr(replace(prompt, model=prompt.model or "gpt-6-sol", options=dict(sorted(prompt.options.items()))))
+    """JSON tells true from 1, as Python's `==` does not; the order of its members says nothing."""
+    messages = [dict(sorted(message.items())) for message in prompt.messages]
+    options = dict(sorted(prompt.options.items()))
+    return repr(replace(prompt, messages=messages, model=prompt.model or "gpt-6-sol", options=options))
 
 
 def test_a_key_is_of_a_question_and_not_of_how_it_is_sent() -> None:
