@@ -30,7 +30,7 @@ from students.engine import Ability, Event, Finish, Prompt
 from students.errors import EngineError, Overloaded, Unavailable
 from students.resume import Broken
 from students.serving import Completions
-from students.spec import Strict, EngineSpec, VariableName
+from students.spec import EngineSpec, Strict, VariableName
 
 log = structlog.get_logger("students.ray_serve")
 
