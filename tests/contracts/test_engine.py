@@ -208,7 +208,7 @@ async def pooled() -> AsyncIterator[Subject]:
     """A pool of two, of which one cannot be reached."""
     async with strict("vllm")() as inner, aclosing(Scripted("gone", abilities=~Ability.NONE)) as gone:
         await gone.aclose()
-        members = [gone, Guard(inner.engine, OpenAISpec(model="m"))]
+        members: list[Engine] = [gone, Guard(inner.engine, OpenAISpec(model="m"))]
         engine = Pool("pool", PoolSpec(model="m", members=("gone", "here")), members)
         yield Subject(engine, inner.real, f"a pool of {inner.what} and one that is gone", inner.freed)
 

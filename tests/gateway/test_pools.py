@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +25,7 @@ from gateway.upstreams import worst_case
 from pricing.money import Money
 from pricing.usage import Usage
 from students.counting import prompt_tokens, text_tokens
-from students.engine import Delta, Engine, Finish, Prompt
+from students.engine import Delta, Engine, Event, Finish, Prompt
 from students.errors import TimedOut, Unavailable
 from students.guard import Guard
 from students.llamacpp import LlamaCpp
@@ -110,14 +110,11 @@ class TestAccounts:
                 await events.aclose()
             else:
                 with pytest.raises(UpstreamFailed):
-                    async for event in events:
-                        assert isinstance(event, Delta)
+                    await _to_the_end(events)
             (call,) = exchange.calls
         first = prompt_tokens(Prompt(QUESTION), "m").tokens, text_tokens("one two three", "m").tokens
-        more = (
-            prompt_tokens(Prompt(QUESTION, prefix="one two three"), "m").tokens,
-            text_tokens(" four five", "m").tokens,
-        )
+        again = Prompt(QUESTION, prefix="one two three")
+        more = prompt_tokens(again, "m").tokens, text_tokens(" four five", "m").tokens
         assert call.usage is not None
         assert (call.usage.input, call.usage.output) == (first[0] + more[0], first[1] + more[1])
         assert call.line is not None
@@ -133,6 +130,11 @@ class TestAccounts:
         assert former is not None
         assert former.output == 0
         assert former.input
+
+
+async def _to_the_end(events: AsyncGenerator[Event, None]) -> None:
+    async for event in events:
+        assert isinstance(event, Delta)
 
 
 class TestBounds:
@@ -215,16 +217,10 @@ class TestConfiguration:
 
     def test_a_member_without_its_key(self) -> None:
         upstreams = {
-            "a": {
-                "kind": "openai_api",
-                "model": "m",
-                "base_url": "http://a/v1",
-                "api_key_env": "A",
-                "provider": "self",
-            },
+            "a": {"kind": "openai_api", "model": "m", "provider": "self", "api_key_env": "A"},
             "pool": {"kind": "pool", "model": "m", "members": ["a"]},
         }
-        with pytest.raises(ConfigError, match="upstream 'a'.*A is not set"):
+        with pytest.raises(ConfigError, match=r"upstream 'a'.*A is not set"):
             seats(Config.parse({"upstreams": upstreams, "routes": {}}), {}, {})
 
     def test_a_pool_passes_nobodys_key(self) -> None:
@@ -283,6 +279,9 @@ class Mortal(Vllm):
             return await super().answer(request, body)
         finally:
             self.open.discard(transport)
+
+    def words(self, body: Json, prefix: str) -> Sequence[str]:
+        return super().words(body, prefix.lstrip())  # its own first word begins with a space, as many models' do
 
     def pace(self, body: Json) -> tuple[float, float]:
         return 0.0, 0.01
@@ -348,7 +347,7 @@ async def test_one_of_two_is_killed_under_load_and_every_client_gets_a_whole_ans
         killed = first.kill()
         assert killed >= 10, "it was at work"
         answers = await answering
-        assert set(answers) == {(COUNTED.lstrip() if not COUNTED.startswith(" 1") else COUNTED, "stop")}
+        assert set(answers) == {(COUNTED, "stop")}
         calls = [call for exchange in exchanges for call in exchange.calls]
         assert len(calls) == 40
         moved = [call for call in calls if call.former is not None]
