@@ -425,7 +425,7 @@ def _anchored(spec: Any, base: Path) -> Any:
     return spec.model_copy(update=files) if files else spec
 
 
-KINDS = ("openai_api", "litellm_api", "llamacpp", "managed", "replay", "scripted")
+KINDS = ("openai_api", "litellm_api", "llamacpp", "managed", "pool", "replay", "scripted")
 
 
 def _fault(item: Any) -> str:
