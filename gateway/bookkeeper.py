@@ -22,18 +22,11 @@ from pricing.book import Price, PriceBook
 from pricing.length_ratio import LengthRatio
 from pricing.money import Money
 from pricing.usage import Usage
+from students.counting import prompt_tokens, text_tokens
 from students.engine import Prompt
 
 NOT_BILLED = frozenset({"Unavailable", "Overloaded", "Refused", "PromptTooLong"})
 """Errors before the first word after which a provider bills nothing."""
-
-MESSAGE_TOKENS = 4
-REPLY_TOKENS = 3
-"""What OpenAI's template adds to a prompt: for each message, its role included, and for the start of the answer."""
-
-LONGEST_COUNT = 50_000
-"""Characters beyond which a text is estimated by its length rather than tokenized: counting must not stall others."""
-
 
 Ratios = Callable[[str, str, str], LengthRatio | None]
 """How much longer a teacher writes than what is shown, by route, strategy and the teacher's model; None: not known."""
@@ -135,17 +128,22 @@ class Bookkeeper:
             return Usage(0, 0, source="counted")
         first = next(iter((*_made_needless(exchange), *exchange.calls)), None)
         model = first.model if first else ""
-        written = _count("".join(exchange.answer), model)
+        written = text_tokens("".join(exchange.answer), model)
         prompt = self._own_prompt(exchange, first)
         if prompt is None:
-            asked = _prompt_tokens(Prompt(exchange.chat.messages), model)
+            asked = prompt_tokens(Prompt(exchange.chat.messages), model)
             prompt = asked.tokens
         return Usage(prompt, written.tokens, source=written.source)
 
     def _own_prompt(self, exchange: Exchange, first: Call | None) -> int | None:
         """The tokens of the client's own prompt as its first call had them, without the strategy's instruction."""
         known = first.usage.input if first is not None and first.usage is not None else None
-        if first is None or not known or (exchange.plan.strategy in GUIDED and first.stage != "guidance"):
+        if (
+            first is None
+            or not known
+            or first.former is not None
+            or (exchange.plan.strategy in GUIDED and first.stage != "guidance")
+        ):
             return None
         name = exchange.plan.guidance_prompt
         added = self._prompts[name].tokens if name is not None and first.stage == "guidance" else 0
@@ -331,33 +329,17 @@ def _at_most(part: int | None, whole: int | None) -> int | None:
 
 def _counted(call: Call) -> Usage:
     """The usage of a call that reported none: cut short, failed, or from an upstream that does not say."""
+    last = _last(call)
+    return last if call.former is None else call.former.plus(last)
+
+
+def _last(call: Call) -> Usage:
+    """That of the one model that was asked, or of the last one, which went on for others."""
     if call.duration is None:  # it was refused or cancelled before it was made
         return Usage(0, 0, seconds=0.0, source="counted")
     if call.error in NOT_BILLED and not call.spoken:
         return Usage(0, 0, source="estimated")
-    written = _count("".join(call.spoken), call.model)
-    prompt = _prompt_tokens(call.prompt, call.model) if call.prompt is not None else tokens.Count(0, "estimated")
+    written = text_tokens("".join(call.spoken), call.model)
+    prompt = prompt_tokens(call.prompt, call.model) if call.prompt is not None else tokens.Count(0, "estimated")
     exact = prompt.source == written.source == "counted"
     return Usage(prompt.tokens, written.tokens, source="counted" if exact else "estimated")
-
-
-def _prompt_tokens(prompt: Prompt, model: str) -> tokens.Count:
-    """The tokens of a prompt with what OpenAI's template adds; an estimate when it holds more than text."""
-    parts = [prompt.prefix]
-    exact = not (prompt.prefix or prompt.options.get("tools") or prompt.options.get("response_format"))
-    for message in prompt.messages:
-        content = message.get("content")
-        exact = exact and isinstance(content, str) and message.keys() == {"role", "content"}
-        if isinstance(content, str):
-            parts.append(content)
-        elif isinstance(content, list):
-            parts += [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    words = _count("".join(parts), model)
-    template = MESSAGE_TOKENS * (len(prompt.messages) + bool(prompt.prefix)) + REPLY_TOKENS
-    return tokens.Count(words.tokens + template, words.source if exact else "estimated")
-
-
-def _count(text: str, model: str) -> tokens.Count:
-    if len(text) > LONGEST_COUNT:
-        return tokens.Count(len(text.encode("utf-8", "surrogatepass")) // 4, "estimated")
-    return tokens.count(text, model)

@@ -27,7 +27,8 @@ from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
 from students.guard import Guard
-from students.spec import Hosted, UpstreamSpec
+from students.pool import Pool
+from students.spec import Hosted, PoolSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from gateway.traces import Traces
@@ -141,7 +142,7 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
     built: dict[str, Engine] = dict(engines)
     missing: dict[str, MissingKey] = {}
     for name, spec in config.upstreams.items():
-        if name not in built:
+        if name not in built and not isinstance(spec, PoolSpec):
             try:
                 built[name] = build(name, spec, environ=environ, keyless=name in passing)
             except MissingKey as error:
@@ -149,6 +150,13 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
             else:
                 if name in passing and not has_key(spec, environ):
                     bare.add(name)
+    for name, spec in config.upstreams.items():
+        if isinstance(spec, PoolSpec) and name not in built:
+            for member in set(spec.members) & set(missing):
+                raise ConfigError(f"upstream {member!r}: {missing[member]}")
+            built[name] = Pool(name, spec, [built[member] for member in spec.members])
+            if bare & set(spec.members):
+                bare.add(name)
     seated: dict[str, Upstream] = {}
     for name, spec in config.upstreams.items():
         stand_in = spec.stand_in if isinstance(spec, Hosted) and name in missing else None
@@ -158,9 +166,11 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
             raise ConfigError(f"upstream {name!r}: its stand-in {stand_in!r} cannot be built: {missing[stand_in]}")
         engine = built[stand_in or name]
         keyless = (stand_in or name) in bare
-        seated[name] = Upstream(
-            name, engine, spec.model, spec.max_output, spec.max_seconds, spec.seller, stand_in, keyless
-        )
+        members = [config.upstreams[member] for member in spec.members] if isinstance(spec, PoolSpec) else [spec]
+        singles = [member for member in members if not isinstance(member, PoolSpec)]
+        longest, slowest = max(each.max_output for each in singles), max(each.max_seconds for each in singles)
+        asks = spec.asks if isinstance(spec, PoolSpec) else 1
+        seated[name] = Upstream(name, engine, spec.model, longest, slowest * asks, spec.seller, stand_in, keyless, asks)
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
 

@@ -158,6 +158,8 @@ class Call:
     `asked`, `route`, `strategy` and `caller` are the request's (its model name, its plan, its caller's id), so that
     the ledger can tell whose call it was when the process died before the request was settled; None: not told.
     `prompt` and `spoken` (the text so far) serve to count what an upstream did not report; they are never stored.
+    `former` is what models of a pool used that failed before the last one went on; then `prompt` and `spoken` are the
+    last one's. None: only one was asked.
     """
 
     id: str
@@ -183,6 +185,7 @@ class Call:
     caller: str | None = None
     prompt: Prompt | None = None
     spoken: list[str] = field(default_factory=list)
+    former: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

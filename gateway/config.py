@@ -18,7 +18,17 @@ from gateway.chat import Overrides, Placement, StrategyName, Unguidable
 from gateway.errors import ConfigError
 from pricing.book import PriceBook
 from students.engine import Sampling
-from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, OpenAISpec, Strict, UpstreamSpec, VariableName
+from students.spec import (
+    EngineSpec,
+    Hosted,
+    LiteLLMSpec,
+    LlamaCppSpec,
+    OpenAISpec,
+    PoolSpec,
+    Strict,
+    UpstreamSpec,
+    VariableName,
+)
 
 GUIDED: tuple[StrategyName, ...] = ("cut-off", "concise", "hint")
 Instead = Literal["teacher", "student", "context", "refuse"]
@@ -283,6 +293,8 @@ class Config(Strict):
             if route.strategy == "hint" and route.placement == "prefix":
                 raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
         for name, spec in self.upstreams.items():
+            if isinstance(spec, PoolSpec):
+                self._check_pool(name, spec)
             if isinstance(spec, Hosted) and spec.stand_in is not None:
                 other = self.upstreams.get(spec.stand_in)
                 if other is None or spec.stand_in == name or getattr(other, "stand_in", None):
@@ -290,6 +302,25 @@ class Config(Strict):
                         f"upstream {name!r}: stand_in {spec.stand_in!r} is not another upstream that stands for itself"
                     )
         return self
+
+    def _check_pool(self, name: str, pool: PoolSpec) -> None:
+        for member in pool.members:
+            spec = self.upstreams.get(member)
+            if spec is None or isinstance(spec, PoolSpec):
+                raise ValueError(f"upstream {name!r}: member {member!r} is not an upstream of another kind than pool")
+            if isinstance(spec, Hosted) and spec.stand_in is not None:
+                raise ValueError(f"upstream {name!r}: member {member!r} has a stand_in, which is another model")
+            for what, mine, its in (("model", pool.model, spec.model), ("provider", pool.seller, spec.seller)):
+                if mine != its:
+                    raise ValueError(
+                        f"upstream {name!r}: member {member!r} has {what} {its!r} and the pool {mine!r}: all are to "
+                        "answer with one model at one price"
+                    )
+
+    def engine(self, name: str | None) -> EngineSpec | None:
+        """The upstream of that name; of a pool the first member, like which all are. None: there is none."""
+        spec = self.upstreams.get(name or "")
+        return self.engine(spec.members[0]) if isinstance(spec, PoolSpec) else spec
 
     @property
     def passing(self) -> frozenset[str]:
@@ -394,7 +425,7 @@ def _anchored(spec: Any, base: Path) -> Any:
     return spec.model_copy(update=files) if files else spec
 
 
-KINDS = ("openai_api", "litellm_api", "llamacpp", "managed", "replay", "scripted")
+KINDS = ("openai_api", "litellm_api", "llamacpp", "managed", "pool", "replay", "scripted")
 
 
 def _fault(item: Any) -> str:

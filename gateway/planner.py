@@ -294,7 +294,7 @@ class Planner:
     def _thinks(self, plan: Plan) -> bool:
         """True when the teacher would think the guidance away."""
         teacher, model = self.guide(plan)
-        return plan.guidance_tokens < THOUGHTFUL and thinks_always(self._config.upstreams.get(teacher), model)
+        return plan.guidance_tokens < THOUGHTFUL and thinks_always(self._config.engine(teacher), model)
 
     def _continues(self, plan: Plan) -> bool:
         return plan.student is not None and Ability.CONTINUE in self._abilities(plan.student)

@@ -14,6 +14,7 @@ from gateway.upstreams import Upstream
 from students.child import Parent
 from students.errors import EngineError
 from students.guard import Guard
+from students.pool import Pool
 from students.prefill import proof_of
 
 LOOK_SECONDS = 2.0
@@ -63,6 +64,8 @@ async def _ready(upstream: Upstream) -> dict[str, Any]:
     if isinstance(inner, Guard):
         state["breaker"] = inner.breaker.position.state
         inner = inner.engine
+    if isinstance(inner, Pool):
+        state["members"] = inner.state()
     try:
         proven = await upstream.engine.ready()
         state |= {"abilities": sorted(ability.name.lower() for ability in proven if ability.name)}

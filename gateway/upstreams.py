@@ -57,7 +57,8 @@ class Upstream:
 
     `model` is the name that prices and receipts know. `max_output` bounds the tokens of an answer whose caller set no
     limit, `max_seconds` the time of any answer. `seller` is the price book's provider; None: the name decides.
-    `keyless`: it has no key of its own, and is asked with a caller's (`Plan.pass_key`) or not at all.
+    `keyless`: it has no key of its own, and is asked with a caller's (`Plan.pass_key`) or not at all. `asks`: how many
+    models may have to be paid for one call to it, each of which reads what was written before (see `students.pool`).
     """
 
     name: str
@@ -68,6 +69,7 @@ class Upstream:
     seller: str | None = None
     stand_in: str | None = None
     keyless: bool = False
+    asks: int = 1
 
 
 def check_keyless(config: Config, keyless: Collection[str]) -> None:
@@ -129,7 +131,13 @@ class Desk:
                         call.usage, call.finish, call.tier = event.usage, event.reason, event.service_tier
                         if upstream.stand_in is not None and event.usage is not None:
                             call.usage = replace(event.usage, cached=None)  # its cache is not the teacher's
+                        if call.former is not None:
+                            call.usage = None if event.usage is None else call.former.plus(event.usage)
+                            event.usage = None  # it is of what the last one read and wrote, which no client asked for
                         ended = True
+                    elif event.spent is not None:
+                        _moved(call, event.spent)
+                        continue
                     else:
                         if call.first_token is None:
                             call.first_token = time.perf_counter() - began
@@ -192,7 +200,7 @@ class Desk:
         size = chat.size + TEMPLATE_TOKENS * (len(prompt.messages) + 1) + BYTES * len(prompt.prefix)
         if prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
             size += BYTES * sum(len(str(message.get("content"))) for message in prompt.messages[-2:])
-        output = (prompt.max_tokens or upstream.max_output) * prompt.n
+        output = (prompt.max_tokens or upstream.max_output * upstream.asks) * prompt.n
         return dearest(self._book, upstream, model, prompt.options, size, output)
 
 
@@ -231,7 +239,7 @@ def worst_case(
         upstream = upstreams[name]
         model = (plan.teacher_model if seat == "teacher" else None) or upstream.model
         options = chat.teacher_options if seat == "teacher" else chat.options
-        most = dearest(book, upstream, model, options, tokens, limit or upstream.max_output, moments)
+        most = dearest(book, upstream, model, options, tokens, limit or upstream.max_output * upstream.asks, moments)
         if most is None:
             return None
         total += Money(most.nano * count)
@@ -249,10 +257,13 @@ def dearest(
 ) -> Money | None:
     """The most that one call with `size` tokens in and `output` out can cost at one of `moments`; None: no price.
 
+    Of several models that one call may ask, each reads all, and what was written; together they write `output`.
+
     In whichever tier: the default one, which a provider may fall back to, and the one that `options` ask for, or where
     they leave it to the provider, any that there is a price of.
     """
     tier, left_open = tier_asked(options), options.get("service_tier") in (None, "auto")
+    size = size * upstream.asks + output * (upstream.asks - 1)
     most = Money.ZERO
     for moment in moments:
         for each in (None, *((tier,) if tier is not None else UNASKED if left_open else ())):
@@ -275,6 +286,14 @@ def tier_asked(options: Mapping[str, Any]) -> str | None:
     """The service tier that a call asks for; None: the default one, or whichever the provider decides for."""
     tier = options.get("service_tier")
     return tier if isinstance(tier, str) and tier not in UNDECIDED else None
+
+
+def _moved(call: Call, spent: Usage) -> None:
+    """Another model goes on from what was said: that is in its prompt now."""
+    call.former = spent if call.former is None else call.former.plus(spent)
+    if call.prompt is not None:
+        call.prompt = replace(call.prompt, prefix=(call.prompt.prefix + "".join(call.spoken)).rstrip())
+    call.spoken.clear()
 
 
 def _words(value: object) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Source = Literal["reported", "counted", "estimated"]
+
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""The surest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,30 @@ class Usage:
     seconds: float | None = None
     source: Source = "reported"
 
+    def plus(self, other: Usage) -> Usage:
+        """Both together. A part (`cached`, ...) that only one of them knows is at least that; a whole is then unknown.
+
+        The sum is only as sure as the less sure of them.
+        """
+        return Usage(
+            input=_whole(self.input, other.input),
+            output=_whole(self.output, other.output),
+            cached=_part(self.cached, other.cached),
+            cache_write=_part(self.cache_write, other.cache_write),
+            reasoning=_part(self.reasoning, other.reasoning),
+            seconds=None if self.seconds is None or other.seconds is None else self.seconds + other.seconds,
+            source=max(self.source, other.source, key=SOURCES.index),
+        )
+
     @property
     def visible(self) -> int | None:
         """Output tokens that a reader sees: `output` without `reasoning`."""
         return None if self.output is None else self.output - (self.reasoning or 0)
+
+
+def _whole(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _part(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else (one or 0) + (other or 0)

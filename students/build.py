@@ -8,7 +8,7 @@ from typing import assert_never
 
 from students.engine import Engine
 from students.guard import Guard
-from students.spec import LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
+from students.spec import EngineSpec, LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec
 
 
 class MissingKey(ValueError):
@@ -20,7 +20,7 @@ class MissingKey(ValueError):
         self.variable = variable
 
 
-def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.environ, keyless: bool = False) -> Guard:
+def build(name: str, spec: EngineSpec, *, environ: Mapping[str, str] = os.environ, keyless: bool = False) -> Guard:
     """The engine that `spec` describes, in a guard; does no I/O. The caller closes it (`Engine.aclose`).
 
     Raises `MissingKey`, unless it may be `keyless`: then whoever asks it brings a key (`Prompt.key`). A `stand_in` is
@@ -29,7 +29,7 @@ def build(name: str, spec: UpstreamSpec, *, environ: Mapping[str, str] = os.envi
     return Guard(_bare(name, spec, environ, keyless=keyless), spec)
 
 
-def _bare(name: str, spec: UpstreamSpec, environ: Mapping[str, str], *, keyless: bool) -> Engine:
+def _bare(name: str, spec: EngineSpec, environ: Mapping[str, str], *, keyless: bool) -> Engine:
     match spec:
         case OpenAISpec():
             from students.openai_api import OpenAIApi

@@ -78,12 +78,15 @@ class Delta:
 
     `logprobs`: the entries of OpenAI's `logprobs.content` for this text, or None when none were given.
     `fields`: other members of the delta, as the upstream wrote them (tool_calls, refusal, reasoning_content, ...).
+    `spent`: what a model that failed is thought to have used on the answer so far, before another one goes on with it;
+    such a delta holds nothing else, and what is used from there on is in the `Finish` (see `students.pool`).
     """
 
     text: str
     index: int = 0
     logprobs: Sequence[Mapping[str, Any]] | None = None
     fields: Mapping[str, Any] | None = None
+    spent: Usage | None = None
 
 
 @dataclass(slots=True)

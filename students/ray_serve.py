@@ -30,7 +30,7 @@ from students.engine import Ability, Event, Finish, Prompt
 from students.errors import EngineError, Overloaded, Unavailable
 from students.resume import Broken
 from students.serving import Completions
-from students.spec import Strict, UpstreamSpec, VariableName
+from students.spec import EngineSpec, Strict, VariableName
 
 log = structlog.get_logger("students.ray_serve")
 
@@ -43,7 +43,7 @@ PAUSE_SECONDS = 0.2
 class Args(Strict):
     """What `serve.yaml` says under `args`."""
 
-    upstream: UpstreamSpec = Field(description="The engine of every replica, as under `upstreams` of a gateway.")
+    upstream: EngineSpec = Field(description="The engine of every replica, as under `upstreams` of a gateway.")
     api_key_env: VariableName | None = Field(
         None, description="The variable that holds the key which callers have to bring; None: none."
     )
@@ -52,7 +52,7 @@ class Args(Strict):
 class Student:
     """One replica: an engine, built here. It is up when its model is, and replaced when that can no longer be used."""
 
-    def __init__(self, spec: UpstreamSpec) -> None:
+    def __init__(self, spec: EngineSpec) -> None:
         self._engine = build("student", spec)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Event | EngineError, None]:

@@ -6,8 +6,14 @@ from dataclasses import replace
 
 from students.engine import Delta, Prompt
 
-OWN_FORM = frozenset({"tools", "functions", "response_format", "guided_json", "guided_regex", "grammar"})
-"""Options that ask for an answer in a form which a grammar writes from its beginning; it cannot begin in the middle."""
+OWN_FORM = frozenset(
+    {
+        *("tools", "functions", "response_format", "guided_json", "guided_regex", "grammar"),
+        *("prediction", "modalities", "audio", "web_search_options"),
+    }
+)
+"""Options that ask for an answer which is one piece, such as a form that a grammar writes from its beginning; it cannot
+begin in the middle."""
 
 
 class Broken:

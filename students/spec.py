@@ -405,6 +405,48 @@ class ScriptedSpec(Spec):
     says: str = "Hello there."
 
 
-UpstreamSpec = Annotated[
+class PoolSpec(Strict):
+    """Several upstreams that serve one model, as one; see docs/pools.md."""
+
+    kind: Literal["pool"] = "pool"
+    model: str = Field(description="The model that all members serve.")
+    provider: str | None = Field(None, description="As all members have it, for the price book.")
+    members: tuple[str, ...] = Field(min_length=1, description="Names of upstreams of other kinds, each once.")
+    spread: float = Field(
+        1.25,
+        ge=1,
+        description="A conversation goes back to the member that knows it while that has less work than this times the "
+        "mean, and one answer more.",
+    )
+    moves: int = Field(
+        2,
+        ge=0,
+        le=8,
+        description="How often one answer may go on on another member after one that has to be paid; each is put "
+        "aside in budgets. 0: never.",
+    )
+
+    @property
+    def seller(self) -> str | None:
+        """The provider that the price book is asked for; None: the model's name decides."""
+        return self.provider or SELF
+
+    @property
+    def asks(self) -> int:
+        """How many models may have to be paid for one call."""
+        return 1 + min(self.moves, len(self.members) - 1)
+
+    @field_validator("members")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a member twice")
+        return value
+
+
+EngineSpec = Annotated[
     OpenAISpec | LiteLLMSpec | LlamaCppSpec | ManagedSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")
 ]
+"""One engine."""
+
+UpstreamSpec = Annotated[EngineSpec | PoolSpec, Field(discriminator="kind")]

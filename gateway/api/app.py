@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api import admin, feedback, keys, routes
+from gateway.api import admin, feedback, keys, routes, upstreams
 from gateway.api.completions import UNEXPECTED, Completions
 from gateway.api.door import refusal
 from gateway.bootstrap import open_gateway
@@ -92,6 +92,7 @@ def create_app(config: Config, *, opener: Opener = open_gateway, pages: Mapping[
     app.include_router(admin.router)
     app.include_router(keys.router)
     app.include_router(feedback.router)
+    app.include_router(upstreams.router)
     for path, page in (pages or {}).items():
         app.router.routes += [Route(path, page), Route(f"{path}/{{rest:path}}", page)]
     app.add_exception_handler(GatewayError, _gateway_error)

@@ -33,6 +33,8 @@ async def checkup(config: Config, environ: Mapping[str, str] = os.environ) -> li
     seats = {name: Seat(name, spec, environ, passing=name in passing) for name, spec in config.upstreams.items()}
     try:
         await asyncio.gather(*(seat.try_out() for seat in seats.values()))
+        for seat in seats.values():
+            seat.join(seats)
     finally:
         await asyncio.gather(*(seat.engine.aclose() for seat in seats.values() if seat.engine))
     return [
@@ -102,7 +104,7 @@ def _teachers(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
     """What is not known about the models that give guidance."""
     told: set[tuple[str, str]] = set()
     for route in config.routes.values():
-        spec = config.upstreams.get(route.teacher or "")
+        spec = config.engine(route.teacher)
         if not (route.guided and route.teacher and isinstance(spec, Hosted)) or seats[route.teacher].fault is not None:
             continue
         named = route.teacher_model

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import Literal, get_args
 
 from gateway.bootstrap import has_key
@@ -15,7 +17,16 @@ from students.engine import Ability, Engine, Prompt
 from students.errors import EngineError, Refused, TimedOut, Unavailable
 from students.prefill import Proof, proof_of
 from students.servers import LimitField, Prefill
-from students.spec import Hosted, LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, UpstreamSpec
+from students.spec import (
+    Hosted,
+    LiteLLMSpec,
+    LlamaCppSpec,
+    ManagedSpec,
+    OpenAISpec,
+    PoolSpec,
+    ReplaySpec,
+    UpstreamSpec,
+)
 
 Level = Literal["ok", "note", "warn", "fail"]
 
@@ -49,6 +60,8 @@ class Seat:
         self.seconds = 0.0
         self._environ = environ
         self._doubts: list[Finding] = []
+        if isinstance(spec, PoolSpec):
+            return
         try:
             # Without its guard: what is looked at is to fail as it does.
             self.engine = build(name, spec, environ=environ, keyless=passing).engine
@@ -88,6 +101,21 @@ class Seat:
         except Exception as error:  # noqa: BLE001 - one engine's fault must not hide the others
             self.fault = Finding("fail", self.about, f"{type(error).__name__}: {error}")
         self.seconds = loop.time() - began
+
+    def join(self, seats: Mapping[str, Seat]) -> None:
+        """Of a pool, whose members were tried out: what all of those can do that work."""
+        if not isinstance(self.spec, PoolSpec):
+            return
+        working = [seats[member] for member in self.spec.members if seats[member].works(seats)]
+        if not working:
+            self.fault = Finding("fail", self.about, "none of its members works", "see them above and below")
+            return
+        self.engine = working[0].engine
+        self.proven = reduce(and_, (seat.proven for seat in working))
+        self.seconds = max(seat.seconds for seat in working)
+        if len(working) < len(self.spec.members):
+            missing = ", ".join(sorted({*self.spec.members} - {seat.name for seat in working}))
+            self._doubts.append(Finding("warn", self.about, f"goes without {missing}"))
 
     def sitting(self, seats: Mapping[str, Seat]) -> Seat:
         """The seat whose engine really answers here."""

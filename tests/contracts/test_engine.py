@@ -28,10 +28,11 @@ from students.litellm_api import LiteLLMApi
 from students.llamacpp import LlamaCpp
 from students.managed import Managed
 from students.openai_api import OpenAIApi
+from students.pool import Pool
 from students.replay import Replay
 from students.scripted import Scripted
 from students.servers import ServerKind
-from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, ReplaySpec
+from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, PoolSpec, ReplaySpec
 from tests import real_servers
 from tests.fake_servers import STUDENTS, spec
 from tests.fakes import served
@@ -202,6 +203,16 @@ async def guarded() -> AsyncIterator[Subject]:
         yield Subject(engine, inner.real, f"a guard around {inner.what}", inner.freed)
 
 
+@asynccontextmanager
+async def pooled() -> AsyncIterator[Subject]:
+    """A pool of two, of which one cannot be reached."""
+    async with strict("vllm")() as inner, aclosing(Scripted("gone", abilities=~Ability.NONE)) as gone:
+        await gone.aclose()
+        members: list[Engine] = [gone, Guard(inner.engine, OpenAISpec(model="m"))]
+        engine = Pool("pool", PoolSpec(model="m", members=("gone", "here")), members)
+        yield Subject(engine, inner.real, f"a pool of {inner.what} and one that is gone", inner.freed)
+
+
 def recording(folder: str) -> Path:
     file = Path(folder, "recording.jsonl")
     file.write_text(json.dumps({"prompt": ASK[0]["content"], "response": counted(1)}))
@@ -235,6 +246,7 @@ ENGINES: Mapping[str, Factory] = {
     "replay": replay,
     "scripted": scripted,
     "guard": guarded,
+    "pool": pooled,
 }
 
 

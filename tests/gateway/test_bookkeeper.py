@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.bookkeeper import LONGEST_COUNT, NOT_BILLED, Bookkeeper, receipt
+from gateway.bookkeeper import NOT_BILLED, Bookkeeper, receipt
 from gateway.chat import Call, Caller, Chat, Exchange, Guidance, Plan
 from gateway.config import BaselineConfig
 from gateway.ledger.entry import Entry, Query
@@ -26,6 +26,7 @@ from pricing.length_ratio import LengthRatio
 from pricing.money import Money
 from pricing.usage import Usage
 from students import errors
+from students.counting import LONGEST_COUNT
 from students.engine import Prompt, Sampling
 from students.errors import Overloaded, Unavailable
 from students.scripted import Scripted

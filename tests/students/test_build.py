@@ -11,7 +11,7 @@ import pytest
 
 from students.build import MissingKey, build
 from students.engine import Delta, Prompt
-from students.spec import LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec, UpstreamSpec
+from students.spec import EngineSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (ScriptedSpec(), "Scripted", "scripted"),
     ],
 )
-async def test_each_kind_becomes_its_engine(spec: UpstreamSpec, kind: str, model: str) -> None:
+async def test_each_kind_becomes_its_engine(spec: EngineSpec, kind: str, model: str) -> None:
     engine = build("one", spec, environ={})
     assert (type(engine.engine).__name__, engine.name, engine.model) == (kind, "one", model)
     await engine.aclose()

@@ -181,3 +181,21 @@ def test_a_shared_redis_is_looked_at(write: Write, run: Run, tmp_path: Path, mon
         code, text = told()
         assert code == 0
         assert "warn shared Redis may forget what was spent: appendonly no, maxmemory-policy allkeys-lru" in text
+
+
+def test_a_pool_can_do_what_its_working_members_can(write: Write, run: Run) -> None:
+    upstreams = {
+        "a": {"kind": "scripted", "model": "m"},
+        "b": {"kind": "openai_api", "model": "m", "base_url": "http://127.0.0.1:9/v1", "prefill": "continue_flag"},
+        "some": {"kind": "pool", "model": "m", "members": ["a", "b"]},
+        "none": {"kind": "pool", "model": "m", "members": ["b"]},
+    }
+    routes = {"r": {"strategy": "student", "student": "some"}, "s": {"strategy": "student", "student": "none"}}
+    result = run("doctor", "--config", write(upstreams=upstreams, routes=routes))
+    text = said(result)
+    assert result.exit_code == 1
+    assert "ok upstream some m answers" in text
+    assert "can do: continue, samples" in text
+    assert "warn upstream some goes without b" in text
+    assert "fail upstream none none of its members works" in text
+    assert "fail route s needs none" in text
