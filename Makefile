@@ -74,7 +74,7 @@ $(VENV)/.run: pyproject.toml Makefile
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what tests and checks need ..."
 	@$(PIP) $(TORCH)
-	@$(PIP) -e '.[llamacpp,litellm,ray,transformers,dev]' openai==2.54.0
+	@$(PIP) -e '.[llamacpp,litellm,ray,torch,dev]' openai==2.54.0
 	@touch $@
 
 .venv-openai3/.dev: pyproject.toml Makefile

@@ -49,6 +49,7 @@ from students.spec import (
     ReplaySpec,
     ScriptedSpec,
     Spec,
+    TransformersSpec,
 )
 
 HERE = Path(__file__).parent
@@ -70,6 +71,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "`upstreams.NAME`, `kind: litellm_api`": LiteLLMSpec,
     "`upstreams.NAME`, `kind: llamacpp`": LlamaCppSpec,
     "`upstreams.NAME`, `kind: managed`": ManagedSpec,
+    "`upstreams.NAME`, `kind: transformers`": TransformersSpec,
     "`upstreams.NAME`, `kind: replay`": ReplaySpec,
     "`upstreams.NAME`, `kind: scripted`": ScriptedSpec,
     "`upstreams.NAME`, `kind: pool`": PoolSpec,
@@ -109,6 +111,9 @@ MEANING: Mapping[str, str] = {
     "LlamaCppSpec.start_seconds": "A child that is not up by then is ended, and the upstream is unavailable.",
     "LlamaCppSpec.deadlines": "See below.",
     "ManagedSpec.kind": "A command that serves OpenAI's API, started and kept by the gateway.",
+    "TransformersSpec.kind": "A model of Hugging Face transformers in the gateway's own process, batched.",
+    "TransformersSpec.start_seconds": "A model that is not loaded by then is unavailable; loading goes on.",
+    "TransformersSpec.deadlines": "See below.",
     "ReplaySpec.kind": "Recorded answers.",
     "ReplaySpec.model": "The recorded model's name, for prices.",
     "ScriptedSpec.kind": "A fixed text.",

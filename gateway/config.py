@@ -19,6 +19,7 @@ from gateway.errors import ConfigError
 from pricing.book import PriceBook
 from students.engine import Sampling
 from students.spec import (
+    KINDS,
     EngineSpec,
     Hosted,
     LiteLLMSpec,
@@ -423,9 +424,6 @@ def _anchored(spec: Any, base: Path) -> Any:
         key: base / value for key in ("gguf", "file", "log") if isinstance(value := getattr(spec, key, None), Path)
     }
     return spec.model_copy(update=files) if files else spec
-
-
-KINDS = ("openai_api", "litellm_api", "llamacpp", "managed", "pool", "replay", "scripted")
 
 
 def _fault(item: Any) -> str:

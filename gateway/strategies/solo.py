@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from gateway.chat import Exchange, Seat, Stage
 from gateway.strategies.base import Upstreams, merged, sampled
-from gateway.strategies.seam import Join, Outlet, Trim
+from gateway.strategies.seam import Join, Trim
 from gateway.strategies.voice import Choice, voiced
 from students.engine import Ability, Event, Finish, Prompt
+from students.outlet import Outlet
 
 
 class Solo:

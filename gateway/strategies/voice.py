@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from gateway.strategies.seam import Join, Outlet
+from gateway.strategies.seam import Join
 from students.engine import Delta, Event, Finish
+from students.outlet import Outlet
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from pricing.tokens import Vocabulary
 from students.engine import Ability, Delta, Engine, Event, Finish, Prompt, Sampling
 from students.errors import Unavailable
 from students.guard import Guard
+from students.in_process import InProcess
 from students.litellm_api import LiteLLMApi
 from students.llamacpp import LlamaCpp
 from students.managed import Managed
@@ -32,7 +33,7 @@ from students.pool import Pool
 from students.replay import Replay
 from students.scripted import Scripted
 from students.servers import ServerKind
-from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, PoolSpec, ReplaySpec
+from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, PoolSpec, ReplaySpec, TransformersSpec
 from tests import real_servers
 from tests.fake_servers import STUDENTS, spec
 from tests.fakes import served
@@ -223,6 +224,25 @@ def counted(first: int) -> str:
     return ", ".join(str(number) for number in range(first, 31))
 
 
+@asynccontextmanager
+async def transformers() -> AsyncIterator[Subject]:
+    """SmolLM2 in this process, and one row at a time; its weights are read once for all tests."""
+    from tests.students.smollm2 import loaded
+
+    model = loaded()
+    engine = InProcess("torch", TransformersSpec(model="smollm2", path="loaded", slots=1), load=lambda: model)
+
+    @asynccontextmanager
+    async def freed() -> AsyncIterator[None]:
+        yield
+        async with asyncio.timeout(5):  # the step that is under way, on a busy machine
+            while engine.occupancy != (0, 0):  # noqa: ASYNC110 - its thread sets no event of this loop
+                await asyncio.sleep(0.01)
+
+    async with aclosing(engine):
+        yield Subject(engine, True, "transformers, SmolLM2-135M", freed)
+
+
 ENGINES: Mapping[str, Factory] = {
     **{f"openai_api on {kind}": strict(kind) for kind in STUDENTS},
     "openai_api on llama.cpp itself": real("llama.cpp", "llama.cpp's server, SmolLM2-135M", real_servers.llama_server),
@@ -243,6 +263,7 @@ ENGINES: Mapping[str, Factory] = {
     "llamacpp": llamacpp,
     "managed": managed,
     "served": served_engine,
+    "transformers": transformers,
     "replay": replay,
     "scripted": scripted,
     "guard": guarded,

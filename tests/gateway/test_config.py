@@ -112,7 +112,8 @@ PLANTED = "pLaNtEd-0123"
         ({"shared": {"redis_url_env": f"redis://:{PLANTED}@h"}}, "shared.redis_url_env: is the NAME of"),
         (
             {"upstreams": {"t": {"kind": PLANTED}}},
-            "kind must be one of 'openai_api', 'litellm_api', 'llamacpp', 'managed', 'replay', 'scripted'",
+            "kind must be one of 'openai_api', 'litellm_api', 'llamacpp', 'managed', 'transformers', "
+            "'replay', 'scripted'",
         ),
         ({"prices": {"m": PLANTED}}, "expected a mapping such as"),
         ({"prices": {"m": [[PLANTED]]}}, "expected a mapping such as"),

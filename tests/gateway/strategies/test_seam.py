@@ -9,7 +9,8 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.strategies.seam import Guide, Join, Outlet, Rejoin, Trim, whole
+from gateway.strategies.seam import Guide, Join, Rejoin, Trim, whole
+from students.outlet import Outlet
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
 WORD = regex.compile(rf"[[\p{{L}}\p{{M}}\p{{N}}_'’]--[{UNSPACED}]]+|\d[\d.,:;]*\d", regex.V1)

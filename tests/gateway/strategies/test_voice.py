@@ -7,11 +7,12 @@ from contextlib import aclosing
 
 import pytest
 
-from gateway.strategies.seam import Outlet, Trim
+from gateway.strategies.seam import Trim
 from gateway.strategies.voice import Choice, voiced
 from pricing.usage import Usage
 from students.engine import Delta, Event, Finish
 from students.errors import Unavailable
+from students.outlet import Outlet
 
 pytestmark = pytest.mark.anyio
 
