@@ -53,7 +53,7 @@ def llama_server() -> str:
     if find_spec("xllamacpp") is None:
         pytest.skip("the llama.cpp server is not installed")
     command = [sys.executable, "-P", str(ROOT / "students" / "llama_server.py"), f"--model={smollm2()}"]
-    child = _child([*command, "--slots=1", "--context=1024", "--batch=32"])
+    child, _ = _child([*command, "--slots=1", "--context=1024", "--batch=32"])
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(b"\n")
@@ -77,8 +77,8 @@ def transformers_serve() -> str:
     model, port = str(counter()), _free_port()
     module = "transformers.cli.transformers"
     where = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    child = _child([sys.executable, "-c", COUNTS + DIES_WITH_US, model, module, "serve", model, *where])
-    return _waited(child, port, "/health")
+    child, log = _child([sys.executable, "-c", COUNTS + DIES_WITH_US, model, module, "serve", model, *where])
+    return _waited(child, log, port, "/health")
 
 
 @cache
@@ -91,16 +91,19 @@ def llama_cpp_python() -> str:
         pytest.skip("llama-cpp-python is not installed: make engines")
     port = _free_port()
     where = ["--host", "127.0.0.1", "--port", str(port), "--n_threads", "1", "--n_ctx", "1024"]
-    child = _child([python, "-c", DIES_WITH_US, "llama_cpp.server", "--model", str(smollm2()), *where])
-    return _waited(child, port, "/v1/models")
+    child, log = _child([python, "-c", DIES_WITH_US, "llama_cpp.server", "--model", str(smollm2()), *where])
+    return _waited(child, log, port, "/v1/models")
 
 
-def _child(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _child(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], Path]:
+    """The process, and the file of what it says on its standard error."""
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     pipe = subprocess.PIPE
-    child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environ)
+    log = Path(mkdtemp(prefix="server-")) / "stderr"
+    with log.open("wb") as stderr:
+        child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=stderr, env=environ)
     atexit.register(_end, child)
-    return child
+    return child, log
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -114,7 +117,7 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _waited(child: subprocess.Popen[bytes], port: int, path: str) -> str:
+def _waited(child: subprocess.Popen[bytes], log: Path, port: int, path: str) -> str:
     ends = time.monotonic() + START_SECONDS
     url = f"http://127.0.0.1:{port}"
     while time.monotonic() < ends and child.poll() is None:
@@ -124,4 +127,5 @@ def _waited(child: subprocess.Popen[bytes], port: int, path: str) -> str:
             time.sleep(0.2)
         else:
             return url
-    pytest.exit(f"no server at {url}: {child.args!r} {'ended' if child.poll() is not None else 'is slow'}")
+    fate = "is slow" if child.poll() is None else "ended"
+    pytest.fail(f"the server of {url} {fate}: {child.args!r}\n{log.read_text(errors='replace')[-2000:]}")
