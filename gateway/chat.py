@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from gateway.allowance import NO_LIMITS, Allowance, Limits
+from gateway.cascade.signals import Draft
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
@@ -216,7 +217,7 @@ class Exchange:
     `shadow_of`: no client's, but a measurement of the request with that id.
     `guidance_cache` is what came of it; None: the route has none, or no guidance was asked for. `recalled` is the call
     that a hit made needless: never made, and in no bill. It began when the words were asked for again, and took what
-    the call took whose words they are.
+    the call took whose words they are. `drafts` are what the rungs of a cascade came to, in their order.
     """
 
     chat: Chat
@@ -238,6 +239,7 @@ class Exchange:
     shadow_of: str | None = None
     guidance_cache: CacheOutcome | None = None
     recalled: Call | None = None
+    drafts: list[Draft] = field(default_factory=list)
 
     @property
     def own_key(self) -> bool:
