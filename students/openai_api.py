@@ -24,6 +24,7 @@ import math
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from time import monotonic
 
@@ -84,7 +85,6 @@ class OpenAIApi:
         self._bodies = Bodies(spec)
         self._slots = asyncio.Semaphore(spec.max_concurrent)
         self._http: aiohttp.ClientSession | None = None
-        self._sockets_made = 0
         self._reading: set[aiohttp.StreamReader] = set()
         self._closed = False
         self._echoes: dict[bool, bool] = {}  # by whether the answer came in one piece; missing: not known yet
@@ -216,10 +216,12 @@ class OpenAIApi:
             )
         return self._http
 
-    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        self._sockets_made += 1
+    @staticmethod
+    def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, protocol, *_ = address
-        return socket.socket(family, kind, protocol)
+        made = socket.socket(family, kind, protocol)
+        _made.get([]).append(made.fileno())
+        return made
 
     async def _enter(self) -> None:
         if not self._slots.locked():
@@ -243,7 +245,8 @@ class OpenAIApi:
         first = self._spec.deadlines.first_token if self._bodies.streams(prompt) else math.inf
         seconds, deadline = min((first, "first_token"), (max(ends - monotonic(), 0.0), "total"))
         response = None
-        made = self._sockets_made
+        made: list[int] = []
+        _made.set(made)
         try:
             async with asyncio.timeout(seconds):
                 if prompt.prefix and self._spec.prefill == "raw_completion":
@@ -277,7 +280,7 @@ class OpenAIApi:
                 raise TimedOut("no answer began in time", deadline=deadline) from None
             if isinstance(error, (aiohttp.ClientError, OSError)):
                 unsent = response is None and not isinstance(error, aiohttp.ClientConnectorError)
-                if unsent and made == self._sockets_made and not self._closed:
+                if unsent and not made and not self._closed:
                     raise _Stale from None
                 raise _unavailable(error) from None
             raise
@@ -344,6 +347,10 @@ def _names(body: bytes) -> tuple[str, ...] | None:
 
 def _authorization(key: str | None) -> dict[str, str] | None:
     return None if key is None else {"Authorization": f"Bearer {key}"}
+
+
+_made: ContextVar[list[int]] = ContextVar("made")
+"""The sockets that were made for the request under way; tasks that it starts to connect add to the same list."""
 
 
 class _Stale(Exception):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -22,9 +23,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.errors import ConfigError
 
-CONNECT_SECONDS = 0.5
-COMMAND_SECONDS = 0.5
-"""Longer than any Redis that is well takes, and than an event loop under full load looks away."""
+SECONDS = 1.0
+"""Longer than any Redis that is well takes to connect and answer."""
+LOOKS = 20
+"""How often the event loop looks at its sockets in that time: under full load it may look away for longer."""
 RETRY_SECONDS = 1.0
 CONNECTIONS = 32
 """Commands under way at once; more wait their turn, and turn round when the way closes."""
@@ -33,6 +35,31 @@ FAULTS = (RedisError, OSError, TimeoutError)
 """What a Redis that is away, full, read-only or badly configured answers with."""
 
 log = structlog.get_logger("gateway.shared")
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """Raises TimeoutError in the block after `seconds` of a loop that attends to its sockets, looking `LOOKS` times.
+
+    A loop that was busy with other work for longer than that has the answer before it, unread: that is no timeout.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def look(left: int) -> None:
+        nonlocal timer
+        if left:
+            timer = loop.call_later(seconds / LOOKS, look, left - 1)
+        else:
+            limit.reschedule(loop.time())
+
+    try:
+        async with asyncio.timeout(None) as limit:
+            look(LOOKS)
+            yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 class Away(Exception):
@@ -69,8 +96,7 @@ class Link:
         self,
         url: str,
         *,
-        connect: float = CONNECT_SECONDS,
-        command: float = COMMAND_SECONDS,
+        seconds: float = SECONDS,
         retry: float = RETRY_SECONDS,
         prefix: str = "gkt",
     ) -> None:
@@ -78,8 +104,8 @@ class Link:
             self._client: Redis = Redis.from_url(
                 url,
                 decode_responses=True,
-                socket_connect_timeout=connect,
-                socket_timeout=command,
+                socket_connect_timeout=None,  # `_in_time` bounds everything
+                socket_timeout=None,
                 retry=Retry(NoBackoff(), 0),  # a script may have run although its answer was lost
                 protocol=2,
                 maint_notifications_config=MaintNotificationsConfig(enabled=False),
@@ -94,7 +120,7 @@ class Link:
         self.outages = 0
         self.local = 0
         self.refused = 0
-        self._deadline = connect + command
+        self._seconds = seconds
         self._retry = retry
         self._probed = f"{prefix}:probe"
         self._room = asyncio.Semaphore(CONNECTIONS)
@@ -115,7 +141,7 @@ class Link:
         return task
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        """What the script returns; numbers as int, texts as str. Raises `Away` within a second."""
+        """What the script returns; numbers as int, texts as str. Raises `Away` within a second of an attentive loop."""
         if self.away:
             raise Away(sent=False)
         async with self._room:
@@ -177,7 +203,7 @@ class Link:
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
         try:
-            async with asyncio.timeout(self._deadline):
+            async with patience(self._seconds):
                 return await command
         finally:
             # Python 3.11's `wait_for`, in the client, drops a cancellation that comes together with what it waits for.

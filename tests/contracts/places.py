@@ -26,7 +26,7 @@ EXAMPLES = settings(
 @asynccontextmanager
 async def linked(url: str) -> AsyncIterator[tuple[Link, str]]:
     """A link to the Redis at `url`, and a prefix that nobody else uses."""
-    link = Link(url, connect=PATIENT, command=PATIENT)
+    link = Link(url, seconds=PATIENT)
     try:
         yield link, f"test-{uuid4().hex}"
         assert not link.outages, "nothing here was answered without Redis"

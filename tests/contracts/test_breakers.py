@@ -159,7 +159,7 @@ from gateway.shared.link import Link
 from gateway.shared.redis_switches import RedisSwitches
 
 async def main():
-    link = Link(sys.argv[1], connect={patient}, command={patient})
+    link = Link(sys.argv[1], seconds={patient})
     switches = RedisSwitches(link, prefix=sys.argv[2], look=0.02)
     while switches.position("upstream").state != sys.argv[3]:
         await asyncio.sleep(0.01)

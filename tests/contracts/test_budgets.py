@@ -203,7 +203,7 @@ from pricing.money import Money
 
 async def main(url, prefix):
     if url.startswith("redis:"):
-        link = Link(url, connect={PATIENT}, command={PATIENT})
+        link = Link(url, seconds={PATIENT})
         budget = RedisBudget(link, local=False, prefix=prefix)
         await link.look()
     else:

@@ -154,7 +154,7 @@ async def test_many_at_the_same_moment(cache: Cache) -> None:
 
 async def test_two_links_share_one(redis_url: str) -> None:
     async with linked(redis_url) as (link, prefix):
-        other = Link(redis_url, connect=5, command=5)
+        other = Link(redis_url, seconds=10)
         try:
             here, there = RedisCache(link, prefix=prefix), RedisCache(other, prefix=prefix)
             assert await here.put("a", b"\x00\xff", LONG)

@@ -29,7 +29,7 @@ OURS = ("OPENAI_API_KEY", "GKT_CONFIG")
 T = TypeVar("T")
 
 
-def eventually(ask: Callable[[], T | None], within: float = 10.0) -> T:
+def eventually(ask: Callable[[], T | None], within: float = 30.0) -> T:
     """The first answer that is not None, False or empty."""
     until = time.monotonic() + within
     while not (found := ask()):

@@ -168,5 +168,9 @@ def test_replicas_share_it_in_redis_and_do_without(tmp_path: Path, own: Fakes, t
         assert served[0].sample("gkt_redis_outages_total") == 1
         assert served[0].sample("gkt_redis_away") == 1
         redis.start()
-        eventually(lambda: cache(ask(served[0], topic, model="gkt")) == "hit")
-        assert cache(ask(served[1], topic, model="gkt")) == "hit"
+        for each in served:  # each finds out for itself that it is back
+
+            def hit(each: Served = each) -> bool:
+                return cache(ask(each, topic, model="gkt")) == "hit"
+
+            eventually(hit)

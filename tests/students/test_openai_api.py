@@ -481,6 +481,9 @@ class TestConnections:
             assert (await told(api))[0] == "a"
         assert logs == []
         assert (len(fake.peers), len(fake.asked)) == (4, 7)
+        await asyncio.gather(*(told(api) for _ in range(8)))  # one of them on that connection, beside seven new ones
+        assert len(fake.peers) == 12
+        await asyncio.gather(*(told(api) for _ in range(12)))
         await api.aclose()
 
     async def test_a_name_that_cannot_be_found_is_asked_once(self) -> None:

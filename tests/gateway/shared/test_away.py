@@ -208,7 +208,7 @@ async def test_a_reservation_that_was_given_up_is_taken_back(server: RedisServer
 
 
 async def test_answers_belong_to_their_questions_and_the_cancelled_are_taken_back(server: RedisServer) -> None:
-    link = Link(server.url, connect=5, command=5)
+    link = Link(server.url, seconds=10)
     budget, limiter, granted = RedisBudget(link, local=False), RedisLimiter(link, local=None), [0] * 20
     try:
         for round_ in range(20):
@@ -236,6 +236,22 @@ async def test_answers_belong_to_their_questions_and_the_cancelled_are_taken_bac
     finally:
         await budget.aclose()
         await link.aclose()
+
+
+async def test_a_loop_that_was_busy_does_not_take_redis_for_away(server: RedisServer) -> None:
+    """Whose answers have come in long ago, unread."""
+    link = Link(server.url, seconds=0.2)
+    budget = RedisBudget(link, local=False)
+    for _ in range(3):
+        asked = [asyncio.create_task(budget.reserve("key", TOTAL, Money(1), NOW)) for _ in range(50)]
+        for _ in range(4):
+            await asyncio.sleep(0)
+            time.sleep(0.3)  # noqa: ASYNC251 - what this is about
+        await asyncio.gather(*asked)
+    assert not link.outages
+    assert await budget.used("key", TOTAL, NOW) == [Money(150)]
+    await budget.aclose()
+    await link.aclose()
 
 
 async def test_what_was_cancelled_before_it_arrived_is_not_reserved(server: RedisServer) -> None:
