@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypedDict
 
-from gateway.chat import Call, Exchange
+from gateway.cascade.signals import Draft
+from gateway.chat import Call, Climb, Exchange
 from gateway.config import GUIDED, BaselineConfig
 from gateway.ledger.entry import Entry
 from gateway.strategies.prompts import Prompts
@@ -70,7 +71,7 @@ class Bookkeeper:
             model=chat.model,
             route=plan.route,
             strategy=plan.strategy,
-            why=plan.why,
+            why="; ".join((plan.why, *(climb.why for climb in exchange.climbs))),
             caller=exchange.caller.id,
             outcome=exchange.outcome,
             stream=chat.stream,
@@ -160,7 +161,11 @@ class Bookkeeper:
         calls = [*_made_needless(exchange), *exchange.calls]
         if plan.teacher is None or exchange.shadow_of is not None:
             return None
-        first = calls[0] if calls else None
+        first = (
+            next((call for call in calls if call.seat == "teacher"), None)
+            if exchange.climbs
+            else next(iter(calls), None)
+        )
         own = plan.strategy == "teacher" or (
             plan.strategy == "cut-off"
             and plan.placement == "prefix"
@@ -168,6 +173,9 @@ class Bookkeeper:
             and guidance is not None
             and guidance.complete
         )
+        if exchange.climbs:  # what the drafts cost is not what the teacher alone would have cost
+            calls = _last_resort(exchange)
+            own = bool(calls)
         if own and calls and exchange.outcome == "ok" and all(call.seat == "teacher" for call in calls):
             amounts = [call.line.amount.nano if call.line and call.line.amount is not None else None for call in calls]
             spent = _sum(amounts)
@@ -225,7 +233,7 @@ def receipt(exchange: Exchange, entry: Entry) -> dict[str, Any]:
         "request_id": entry.request_id,
         "route": plan.route,
         "strategy": plan.strategy,
-        "why": plan.why,
+        "why": entry.why,
         "outcome": entry.outcome,
         "stages": [_stage(call) for call in entry.calls],
         "guidance": None,
@@ -256,10 +264,43 @@ def receipt(exchange: Exchange, entry: Entry) -> dict[str, Any]:
             "cache": entry.guidance_cache,
             "avoided_usd": _usd(entry.avoided),
         }
+    if exchange.climbs:
+        data["drafts"] = [
+            _drafted(draft, place, index, climb)
+            for index, climb in enumerate(exchange.climbs)
+            for place, draft in enumerate(climb.drafts)
+        ]
     stand_in = next((call.stand_in for call in (*_made_needless(exchange), *entry.calls) if call.stand_in), None)
     if stand_in is not None:
         data["notice"] = f"stand-in, priced as if it were the teacher: {stand_in} answered in the teacher's seat"
     return data
+
+
+def _last_resort(exchange: Exchange) -> list[Call]:
+    """The call by which the teacher of a cascade gave its one whole answer; none where a draft was given."""
+    if len(exchange.climbs) != 1 or exchange.climbs[0].given is not None:
+        return []
+    answers = [call for call in exchange.calls if call.seat == "teacher" and call.stage == "answer"]
+    if answers or exchange.guidance is None or not exchange.guidance.complete:
+        return answers
+    # It ended within its guidance. Guidance that was grown read its own beginning, as a whole answer does not.
+    begun = [call for call in exchange.calls if call.seat == "teacher"]
+    return begun if len(begun) == 1 else []
+
+
+def _drafted(draft: Draft, place: int, index: int, climb: Climb) -> dict[str, Any]:
+    """One draft of a cascade. `agree`: how many of its choice's drafts say the same, itself among them."""
+    answers = [each.answer for each in climb.drafts]
+    return {
+        "choice": index,
+        "student": draft.student,
+        "answered": draft.answer is not None,
+        "agree": 0 if draft.answer is None else answers.count(draft.answer),
+        "tokens": draft.tokens,
+        "logprob": None if draft.logprob is None else round(draft.logprob, 4),
+        "told": draft.told,
+        "given": climb.given == place,
+    }
 
 
 def _stage(call: Call) -> dict[str, Any]:

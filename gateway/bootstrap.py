@@ -22,7 +22,7 @@ from gateway.pipeline import Gateway
 from gateway.planner import CHANCE, Draw, Planner
 from gateway.shared.build import open_shared
 from gateway.strategies.prompts import Prompts
-from gateway.upstreams import Upstream, check_keyless
+from gateway.upstreams import Upstream, check_keyless, quoting
 from pricing.book import PriceBook
 from students.build import MissingKey, build
 from students.engine import Engine
@@ -60,8 +60,15 @@ async def open_gateway(
             models.push_async_callback(engine.aclose)
         stack.push_async_callback(models.aclose)  # for a start that fails
         fixed, admin = keys(config, environ), admin_key(config, environ)
-        planner = Planner(config, lambda name: upstreams[name].engine.abilities, prompts.guidance, draw=draw)
+        planner = Planner(
+            config,
+            lambda name: upstreams[name].engine.abilities,
+            prompts.guidance,
+            draw=draw,
+            quote=quoting(book, upstreams),
+        )
         planner.check()
+        check_keyless(config, [name for name, upstream in upstreams.items() if upstream.keyless], planner.students)
         accounts = config.ledger
         ledger = await SqlLedger.open(
             accounts.url,

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from gateway.allowance import NO_LIMITS, Allowance, Limits
+from gateway.answers import Kind
+from gateway.cascade.policy import Policy
 from gateway.cascade.signals import Draft
 from pricing.bill import Line
 from pricing.money import Money
@@ -19,7 +21,7 @@ Stage = Literal["guidance", "answer", "fallback", "measurement"]
 """Why a model was asked: for the first words; for the answer, or the rest of it; because another one failed; or, after
 the client was served, to see what the teacher alone would have written."""
 
-StrategyName = Literal["teacher", "student", "cut-off", "concise", "hint"]
+StrategyName = Literal["teacher", "student", "cut-off", "concise", "hint", "cascade"]
 Placement = Literal["prefix", "context"]
 """Where guidance goes: the student continues the very text, or finds it in its prompt and writes the whole answer."""
 
@@ -125,6 +127,8 @@ class Plan:
     teacher is asked with the caller's own key, where it sent one. `arm`: what was drawn, None where nothing was.
     `shadow`: the teacher is to answer too, once the client has been served; `shadow_propensity` is the probability
     of that, None where it was not drawn. `guidance_cache`: guidance is kept for so many seconds; None: it is not.
+    `policy` is that of a cascade, `students` the upstreams of the students that it names, `closed` its rungs that are
+    not climbed for this chat (by their place) and why, `answers` the kind of final answer that drafts are compared by.
     """
 
     route: str
@@ -146,6 +150,10 @@ class Plan:
     shadow: bool = False
     shadow_propensity: float | None = None
     guidance_cache: int | None = None
+    policy: Policy | None = None
+    students: Mapping[str, str] = field(default_factory=dict)
+    closed: Mapping[int, str] = field(default_factory=dict)
+    answers: Kind | None = None
 
 
 @dataclass(slots=True)
@@ -206,6 +214,18 @@ class Guidance:
 
 
 @dataclass(slots=True)
+class Climb:
+    """How one choice of a cascade came to its answer: a draft for each rung, in their order, and what was decided last.
+
+    `given` is the place of the draft that was given; None: the teacher's answer was, or none yet.
+    """
+
+    drafts: list[Draft] = field(default_factory=list)
+    given: int | None = None
+    why: str = ""
+
+
+@dataclass(slots=True)
 class Exchange:
     """Everything that happened for one chat; what the books are made from.
 
@@ -217,7 +237,8 @@ class Exchange:
     `shadow_of`: no client's, but a measurement of the request with that id.
     `guidance_cache` is what came of it; None: the route has none, or no guidance was asked for. `recalled` is the call
     that a hit made needless: never made, and in no bill. It began when the words were asked for again, and took what
-    the call took whose words they are. `drafts` are what the rungs of a cascade came to, in their order.
+    the call took whose words they are. `climbs` are a cascade's, one for each choice that the caller asked for;
+    `drafts` are those of the first choice: what the rungs came to, in their order.
     """
 
     chat: Chat
@@ -240,6 +261,7 @@ class Exchange:
     guidance_cache: CacheOutcome | None = None
     recalled: Call | None = None
     drafts: list[Draft] = field(default_factory=list)
+    climbs: list[Climb] = field(default_factory=list)
 
     @property
     def own_key(self) -> bool:

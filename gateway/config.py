@@ -139,10 +139,23 @@ class BaselineConfig(Strict):
     length_ratio_high: float = Field(2.0, ge=1)
 
 
+class Target(Strict):
+    """What a cascade is to keep."""
+
+    retention: float = Field(
+        gt=0, le=1, description="Lower bound of the share of the teacher's accuracy, as `gkt calibrate --retention`."
+    )
+
+
 class Route(Strict):
     """What a model name means."""
 
-    strategy: StrategyName = "cut-off"
+    strategy: StrategyName = Field(
+        "cut-off",
+        description="Who answers: `teacher` or `student` alone; the student after the teacher's first words "
+        "(`cut-off`, `concise`), or with the teacher's `hint`; or students first, and the teacher where that is worth "
+        "its price (`cascade`).",
+    )
     teacher: str | None = Field(None, description="Name of an upstream.")
     student: str | None = Field(None, description="Name of an upstream.")
     teacher_model: str | None = Field(
@@ -189,6 +202,20 @@ class Route(Strict):
         le=30 * 86_400,
         description="Seconds for which the teacher's first words are kept, in memory or in Redis, for requests of the "
         "same caller that would ask the teacher exactly the same; by default they are not.",
+    )
+
+    policy: Path | None = Field(
+        None,
+        description="For `cascade`: the file that `gkt calibrate` wrote. It is watched: a new one is used at once, and "
+        "one that cannot be used leaves the old one in its place.",
+    )
+    students: dict[str, str] = Field(
+        default_factory=dict,
+        description="For `cascade`: the upstream of each student that the policy names; by default the upstream of "
+        "that name, or the only one with that model.",
+    )
+    target: Target | None = Field(
+        None, description="For `cascade`: what the policy must vouch for, by its own evidence; by default nothing."
     )
 
     @field_validator("overrides")
@@ -290,6 +317,7 @@ class Config(Strict):
                         f"route {name!r}: {seat} {upstream!r} is not among the upstreams: {', '.join(self.upstreams)}"
                     )
             _check_measuring(name, route)
+            self._check_cascade(name, route)
             self._check_passing(name, route)
             if route.strategy == "hint" and route.placement == "prefix":
                 raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
@@ -303,6 +331,24 @@ class Config(Strict):
                         f"upstream {name!r}: stand_in {spec.stand_in!r} is not another upstream that stands for itself"
                     )
         return self
+
+    def _check_cascade(self, name: str, route: Route) -> None:
+        if route.policy is None:
+            if route.strategy == "cascade":
+                raise ValueError(
+                    f"route {name!r}: strategy 'cascade' needs a policy, the file that `gkt calibrate` writes"
+                )
+            if route.students or route.target:
+                raise ValueError(f"route {name!r}: students and target are of a cascade's policy, and there is none")
+            return
+        if route.teacher is None:
+            raise ValueError(f"route {name!r}: a cascade needs a teacher, the last that is asked")
+        for student, upstream in route.students.items():
+            if upstream not in self.upstreams:
+                raise ValueError(
+                    f"route {name!r}: students.{student}: {upstream!r} is not among the upstreams: "
+                    f"{', '.join(self.upstreams)}"
+                )
 
     def _check_pool(self, name: str, pool: PoolSpec) -> None:
         for member in pool.members:
@@ -390,7 +436,12 @@ class Config(Strict):
         upstreams = {name: _anchored(spec, base) for name, spec in config.upstreams.items()}
         spool = config.ledger.spool
         ledger = config.ledger if spool is None else config.ledger.model_copy(update={"spool": base / spool})
-        return config.model_copy(update={"prompts": prompts, "upstreams": upstreams, "ledger": ledger})
+        routes = {
+            name: route if route.policy is None else route.model_copy(update={"policy": base / route.policy})
+            for name, route in config.routes.items()
+        }
+        placed = {"prompts": prompts, "upstreams": upstreams, "ledger": ledger, "routes": routes}
+        return config.model_copy(update=placed)
 
 
 def _check_measuring(name: str, route: Route) -> None:

@@ -132,12 +132,12 @@ class _Recalling:
         self._exchange = exchange
         self._cache = cache
 
-    def can(self, seat: Seat, ability: Ability) -> bool:
-        return self._behind.can(seat, ability)
+    def can(self, seat: Seat, ability: Ability, upstream: str | None = None) -> bool:
+        return self._behind.can(seat, ability, upstream)
 
-    def ask(self, seat: Seat, stage: Stage, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    def ask(self, seat: Seat, stage: Stage, prompt: Prompt, upstream: str | None = None) -> AsyncGenerator[Event, None]:
         if stage != "guidance":
-            return self._behind.ask(seat, stage, prompt)
+            return self._behind.ask(seat, stage, prompt, upstream)
         if bypasses(self._exchange):
             self._exchange.guidance_cache = "bypassed"
             return self._behind.ask(seat, stage, prompt)

@@ -35,10 +35,11 @@ from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.readiness import Readiness
 from gateway.strategies.base import Strategy
+from gateway.strategies.cascade import Cascade
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
 from gateway.strategies.solo import Solo
-from gateway.upstreams import Desk, Upstream, check_keyless, worst_case
+from gateway.upstreams import Desk, Upstream, check_keyless, quoting, worst_case
 from pricing.book import PriceBook
 from pricing.money import Money
 from students.engine import Event, Finish
@@ -107,6 +108,7 @@ class Gateway:
             "cut-off": guided,
             "concise": guided,
             "hint": guided,
+            "cascade": Cascade(),
         }
         self._shadow: Strategy = Solo("teacher", "measurement")
 
@@ -139,9 +141,10 @@ class Gateway:
             prompts.guidance,
             draw=self.planner.draw,
             waste=self.planner.waste,
+            quote=quoting(book, self.upstreams),
         )
         planner.check()
-        check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless])
+        check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless], planner.students)
         self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         self.metrics.know(config)
 
@@ -311,7 +314,7 @@ class Gateway:
         brought = plan.pass_key and chat.provider_key is not None
         teacher = None if plan.strategy == "student" or brought else plan.teacher
         student = None if plan.strategy == "teacher" else plan.student
-        for name in (teacher, student):
+        for name in (teacher, student, *plan.students.values()):
             if name is not None and self.upstreams[name].keyless:
                 raise Unauthorized(
                     f"{name!r}, the model behind this route, is asked with your own key for it: send it as "

@@ -1,4 +1,7 @@
-"""Planner: a model name, a caller and a chat become a `Plan`, with its reason. Policy only; no I/O."""
+"""Planner: a model name, a caller and a chat become a `Plan`, with its reason. Policy only.
+
+No I/O but this: the policies of cascades are read when a planner is made.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from dataclasses import replace
 from secrets import SystemRandom
 from typing import get_args
 
+from gateway import policies
+from gateway.cascade import gate
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName, Unguidable
 from gateway.config import GUIDED, Config, Instead, Route
 from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
 from gateway.waste import Waste
+from pricing.price import Price
 from students.capabilities import thinks_always
 from students.engine import Ability
 
@@ -26,6 +32,9 @@ ABILITY_FOR: Mapping[Need, Ability] = {
     "images": Ability.IMAGES,
     "logprobs": Ability.LOGPROBS,
 }
+UNHEARD: tuple[Unguidable, ...] = ("audio", "web_search", "predicted_output")
+"""What students' drafts are not asked for: nobody could compare them, or they could not honour it."""
+
 RULES_IN_ORDER: tuple[Unguidable, ...] = (
     "audio",
     "images",
@@ -40,6 +49,9 @@ Abilities = Callable[[str], Ability]
 """What the upstream of that name can do: as claimed before it was probed, as proven after."""
 
 
+Quote = Callable[[str, str], Price | None]
+"""The teacher's price now, by the names of its upstream and its model; None: it has none, or none is known."""
+
 Draw = Callable[[], float]
 """A number from 0 up to 1, every one as likely as another."""
 
@@ -51,7 +63,8 @@ class Planner:
     """Decides who speaks. Plans of requests without overrides and special needs are made once and reused.
 
     `draw` decides which chats are held out, and which are answered by the teacher too (`Route.holdout`, `shadow`).
-    `waste` knows whose guidance comes to nothing; the gateway tells it.
+    `waste` knows whose guidance comes to nothing; the gateway tells it. `quote` prices the guidance of cascades.
+    `ladders` are the policies of the routes that have one. Raises `ConfigError`.
     """
 
     def __init__(
@@ -62,8 +75,11 @@ class Planner:
         *,
         draw: Draw = CHANCE,
         waste: Waste | None = None,
+        quote: Quote = lambda upstream, model: None,
     ) -> None:
         self.draw = draw
+        self.ladders = policies.load(config)
+        self._quote = quote
         self.waste = waste or Waste()
         self._config = config
         self._abilities = abilities
@@ -95,6 +111,11 @@ class Planner:
                 f"model, or strategy: teacher, or at least {THOUGHTFUL} guidance_tokens; if it can be told to stop, "
                 "set the upstream's reasoning_effort"
             )
+
+    @property
+    def students(self) -> dict[str, list[str]]:
+        """The upstreams that the policies of routes ask, by the routes' names."""
+        return {name: list(ladder.students.values()) for name, ladder in self.ladders.items()}
 
     def models(self) -> list[str]:
         """The names that `/v1/models` lists; `*` stands for every other name and is not one."""
@@ -128,6 +149,8 @@ class Planner:
             plan = self._instead_of(plan, seat, f"{plan.why}; guidance of {said} came to nothing lately: {seat}")
         if chat.needs:
             plan = self._honourable(plan, route, chat)
+        if plan.policy is not None:
+            plan = self._gated(plan, chat)
         if plan.strategy in GUIDED and plan.placement == "prefix" and not self._continues(plan):
             if asked:
                 raise BadRequest(
@@ -155,7 +178,7 @@ class Planner:
     def _is_plain(self, plan: Plan, name: str) -> bool:
         """Whether the plan is what the route says, and nothing has changed it but the model that was asked for."""
         plain = self._plain[name]
-        return replace(plan, why=plain.why, teacher_model=plain.teacher_model) == plain
+        return replace(plan, why=plain.why, teacher_model=plain.teacher_model, closed=plain.closed) == plain
 
     def _drawn(self, plan: Plan, route: Route, chat: Chat, caller: Caller) -> Plan:
         """The plan that the route has for this chat, or the teacher alone; and whether the teacher answers too.
@@ -178,12 +201,13 @@ class Planner:
     def _base(self, name: str, route: Route, strategy: StrategyName, why: str | None = None) -> Plan:
         guided = strategy in GUIDED
         placement = route.placement if guided and route.placement else PLACEMENT_OF.get(strategy, "prefix")
+        ladder = self.ladders[name] if strategy == "cascade" else None
         return Plan(
             route=name,
             strategy=strategy,
             why=why or f"route {name}: {strategy}",
             teacher=route.teacher,
-            student=route.student,
+            student=route.student if ladder is None else ladder.students[ladder.policy.rungs[0].student],
             teacher_model=route.teacher_model,
             guidance_tokens=route.guidance_tokens if guided else 0,
             guidance_prompt=(route.guidance_prompt or PROMPT_OF[strategy]) if guided else None,
@@ -194,6 +218,9 @@ class Planner:
             student_sampling=route.student_sampling.sampling(),
             pass_key=route.pass_key,
             guidance_cache=route.guidance_cache if guided else None,
+            policy=ladder.policy if ladder else None,
+            students=ladder.students if ladder else {},
+            answers=(ladder.policy.kind or route.answers) if ladder else None,
         )
 
     def _overridden(
@@ -210,10 +237,16 @@ class Planner:
                 )
         if wanted.strategy is not None:
             _one_of("strategy", wanted.strategy, get_args(StrategyName))
+            if wanted.strategy == "cascade" and name not in self.ladders:
+                raise BadRequest(
+                    f"Strategy 'cascade' needs a policy, and route {name!r} has none.", param="gkt.strategy"
+                )
             plan = self._base(name, route, wanted.strategy)
         seats: tuple[Seat, Seat] = ("teacher", "student")
         for seat in seats:
             upstream = getattr(wanted, seat)
+            if upstream is not None and seat == "student" and plan.policy is not None:
+                raise BadRequest("The students of a cascade are those of its policy.", param="gkt.student")
             if upstream is not None:
                 _one_of(seat, upstream, tuple(self._config.upstreams))
                 plan = (
@@ -246,14 +279,46 @@ class Planner:
                 if need in chat.needs and not (need == "prefix" and self._prefixes(plan)):
                     plan = self._instead(plan, route, need)
                     break
+        elif plan.policy is not None:
+            plan = self._heard(plan, route, chat)
         self._able(plan, chat)
         return plan
+
+    def _heard(self, plan: Plan, route: Route, chat: Chat) -> Plan:
+        """The cascade, or another plan where its students cannot do what the chat needs."""
+        for need in UNHEARD:
+            rule = route.unguidable.get(need) or self._config.unguidable[need]
+            if need in chat.needs and rule != "context":  # nothing of the teacher's is glued to a draft anyway
+                return self._instead(plan, route, need)
+        for upstream in plan.students.values():
+            lacking = self._lacks(upstream, chat)
+            if lacking is not None:
+                return self._instead_of(plan, "teacher", f"{plan.why}; {upstream} cannot do {lacking}: teacher")
+        return plan
+
+    def _gated(self, plan: Plan, chat: Chat) -> Plan:
+        """The plan of a cascade with the rungs of guidance closed that do not pay, or that this chat cannot have."""
+        guiding = [place for place, rung in enumerate(plan.policy.rungs if plan.policy else ()) if rung.guidance_tokens]
+        if plan.policy is None or not guiding:
+            return plan
+        teacher, model = self.guide(plan)
+        unguidable = next((need for need in RULES_IN_ORDER if need in chat.needs), "n" if chat.n > 1 else None)
+        if unguidable is not None:
+            why = f"{unguidable} cannot be guided"
+        elif self.waste.paused(teacher, model):
+            why = f"guidance of {model or teacher} came to nothing lately"
+        else:
+            thinks = thinks_always(self._config.engine(teacher), model)
+            short = [place for place in guiding if thinks and plan.policy.rungs[place].guidance_tokens < THOUGHTFUL]
+            shut = dict.fromkeys(short, f"{model or teacher} cannot stop thinking")
+            return replace(plan, closed=shut | gate.closed(plan.policy, self._quote(teacher, model)))
+        return replace(plan, closed=dict.fromkeys(guiding, why))
 
     def _instead(self, plan: Plan, route: Route, need: Unguidable) -> Plan:
         rule: Instead = route.unguidable.get(need) or self._config.unguidable[need]
         if rule == "refuse":
-            raise Unsupported(f"This route answers with guidance, which cannot honour {need}.", param=_PARAM[need])
-        why = f"{plan.why}; {need} cannot be guided: {rule}"
+            raise Unsupported(f"This route answers with {_how(plan)}, which cannot honour {need}.", param=_PARAM[need])
+        why = f"{plan.why}; {need} cannot be {'guided' if plan.policy is None else 'drafted'}: {rule}"
         if rule == "context":
             return replace(plan, placement="context", why=why)
         return self._instead_of(plan, rule, why)
@@ -261,11 +326,12 @@ class Planner:
     @staticmethod
     def _instead_of(plan: Plan, seat: Seat, why: str) -> Plan:
         """The plan in which the model in that seat answers alone."""
-        return replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None, guidance_cache=None)
+        alone = replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None, guidance_cache=None)
+        return alone if plan.policy is None else replace(alone, policy=None, students={}, closed={}, answers=None)
 
     def _able(self, plan: Plan, chat: Chat) -> None:
         """Raises `Unsupported` when the model that writes the answer lacks what the chat needs."""
-        upstream = plan.teacher if plan.strategy == "teacher" else plan.student
+        upstream = plan.teacher if plan.strategy in ("teacher", "cascade") else plan.student
         need = self._lacks(upstream, chat)
         if need is not None:
             raise Unsupported(
@@ -320,6 +386,10 @@ _PARAM: Mapping[Need, str] = {
     "predicted_output": "prediction",
     "web_search": "web_search_options",
 }
+
+
+def _how(plan: Plan) -> str:
+    return "guidance" if plan.policy is None else "a cascade"
 
 
 def _unknown(model: str) -> NotFound:

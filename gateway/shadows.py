@@ -29,6 +29,8 @@ def wanted(exchange: Exchange) -> bool:
     baseline already; and not for who brought a key of their own, which is not for our measurements.
     """
     student = any(call.seat == "student" and call.error is None for call in exchange.calls)
+    if exchange.climbs:
+        student = any(climb.given is not None for climb in exchange.climbs)
     return exchange.plan.shadow and exchange.outcome == "ok" and student and exchange.chat.provider_key is None
 
 

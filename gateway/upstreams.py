@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from gateway.cascade.policy import Policy
 from gateway.chat import Call, Exchange, Need, Seat, Stage
 from gateway.config import GUIDED, Config
 from gateway.errors import Busy, ConfigError
@@ -19,6 +21,7 @@ from gateway.ledger.entry import Ledger
 from gateway.strategies.prompts import Prompts
 from pricing.book import PriceBook
 from pricing.money import Money
+from pricing.price import Price
 from pricing.usage import Usage
 from students.breaker import OPEN
 from students.engine import Ability, Engine, Event, Finish, Prompt
@@ -72,8 +75,13 @@ class Upstream:
     asks: int = 1
 
 
-def check_keyless(config: Config, keyless: Collection[str]) -> None:
-    """Raises `ConfigError` when a route would ask an upstream that has no key, and bring none."""
+def check_keyless(
+    config: Config, keyless: Collection[str], students: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> None:
+    """Raises `ConfigError` when a route would ask an upstream that has no key, and bring none.
+
+    `students`: those upstreams that a route's policy asks, by the route's name.
+    """
     for name, route in config.routes.items():
         if (route.shadow or route.holdout) and route.teacher in keyless:
             raise ConfigError(
@@ -81,8 +89,8 @@ def check_keyless(config: Config, keyless: Collection[str]) -> None:
                 "key of its own; set api_key_env and the variable that it names, or leave them out"
             )
         teacher = None if route.strategy == "student" or route.pass_key else route.teacher
-        student = None if route.strategy == "teacher" else route.student
-        for upstream in (teacher, student):
+        student = None if route.strategy in ("teacher", "cascade") else route.student
+        for upstream in (teacher, student, *students.get(name, ())):
             if upstream in keyless:
                 raise ConfigError(
                     f"route {name!r} asks upstream {upstream!r} with a key of the gateway's own, and it has none; set "
@@ -104,32 +112,34 @@ class Desk:
         self._ledger = ledger
         self.prompts = prompts
 
-    def can(self, seat: Seat, ability: Ability) -> bool:
+    def can(self, seat: Seat, ability: Ability, upstream: str | None = None) -> bool:
         """True when there is a model in that seat and it has that ability."""
-        name = self._name(seat)
+        name = self._name(seat, upstream)
         return name is not None and ability in self._upstreams[name].engine.abilities
 
-    async def ask(self, seat: Seat, stage: Stage, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    async def ask(
+        self, seat: Seat, stage: Stage, prompt: Prompt, upstream: str | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Put the call on record, ask, and yield the answer. See `gateway.strategies.base.Upstreams.ask`."""
-        name = self._name(seat)
+        name = self._name(seat, upstream)
         if name is None:
             raise LookupError(f"the plan has no {seat}")  # the planner has checked
-        upstream = self._upstreams[name]
-        call = self._call(upstream, seat, stage, prompt)
+        seated = self._upstreams[name]
+        call = self._call(seated, seat, stage, prompt)
         self._exchange.calls.append(call)
         await self._intend(call)
-        if upstream.stand_in is not None and prompt.model is not None:
+        if seated.stand_in is not None and prompt.model is not None:
             prompt = replace(prompt, model=None)  # the stand-in is asked for itself, and known as what it stands for
-        if self._passes(seat, upstream):
+        if self._passes(seat, seated):
             prompt = replace(prompt, key=self._exchange.chat.provider_key)  # the call on record has none
         began = time.perf_counter()
         ended = False
         try:
-            async with aclosing(upstream.engine.stream(prompt)) as events:
+            async with aclosing(seated.engine.stream(prompt)) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         call.usage, call.finish, call.tier = event.usage, event.reason, event.service_tier
-                        if upstream.stand_in is not None and event.usage is not None:
+                        if seated.stand_in is not None and event.usage is not None:
                             call.usage = replace(event.usage, cached=None)  # its cache is not the teacher's
                         if call.former is not None:
                             call.usage = None if event.usage is None else call.former.plus(event.usage)
@@ -144,7 +154,7 @@ class Desk:
                         call.spoken.append(event.text if event.fields is None else event.text + _words(event.fields))
                     yield event
             if not ended:
-                raise BadReply("the answer ended without its end", engine=upstream.engine.name)
+                raise BadReply("the answer ended without its end", engine=seated.engine.name)
         except Exception as error:
             call.error = type(error).__name__
             if getattr(error, "code", None) == OPEN or getattr(error, "deadline", None) in ("place", "connect"):
@@ -166,8 +176,11 @@ class Desk:
         chat, plan = self._exchange.chat, self._exchange.plan
         return chat.provider_key is not None and plan.pass_key and seat == "teacher" and upstream.stand_in is None
 
-    def _name(self, seat: Seat) -> str | None:
-        return self._exchange.plan.teacher if seat == "teacher" else self._exchange.plan.student
+    def _name(self, seat: Seat, upstream: str | None) -> str | None:
+        plan = self._exchange.plan
+        if upstream is not None and (seat == "teacher" or upstream not in plan.students.values()):
+            raise LookupError(f"{upstream!r} is no {seat} of the plan")
+        return plan.teacher if seat == "teacher" else upstream or plan.student
 
     def _call(self, upstream: Upstream, seat: Seat, stage: Stage, prompt: Prompt) -> Call:
         exchange = self._exchange
@@ -216,24 +229,26 @@ def worst_case(
     if not chat.needs.isdisjoint(UNMEASURED):
         return None
     size = chat.size + TEMPLATE_TOKENS * (len(chat.messages) + 1)
-    calls: list[tuple[Seat, int, int | None, int]] = []  # seat, tokens in, tokens out, how many such calls
-    if plan.strategy in GUIDED:
-        words = sum(BYTES * len(prompts[name].text) for name in (plan.guidance_prompt, *ADDED) if name is not None)
-        size += words + BYTES * sum(len(str(message.get("content"))) for message in chat.messages[-1:])
-        calls.append(("teacher", size, plan.guidance_tokens, 1))
+    calls: list[_Asked] = []
+    if plan.policy is not None:
+        calls = _climbing(exchange, plan.policy, size, prompts)
+    elif plan.strategy in GUIDED:
+        size += _added(exchange, prompts, plan.guidance_prompt)
+        calls.append(_Asked("teacher", plan.teacher, size, plan.guidance_tokens))
         # Whoever goes on reads the guidance too, and the teacher that takes over perhaps as two more messages.
         begun = size + GUIDANCE_BYTES * plan.guidance_tokens + 2 * TEMPLATE_TOKENS
-        calls.append(("student", begun, chat.max_tokens, chat.n))
+        calls.append(_Asked("student", plan.student, begun, chat.max_tokens, chat.n))
         if plan.on_student_failure == "teacher":
-            calls.append(("teacher", begun, chat.max_tokens, chat.n))
+            calls.append(_Asked("teacher", plan.teacher, begun, chat.max_tokens, chat.n))
     else:
-        calls.append(("student" if plan.strategy == "student" else "teacher", size, chat.max_tokens, chat.n))
+        seat: Seat = "student" if plan.strategy == "student" else "teacher"
+        name = plan.student if seat == "student" else plan.teacher
+        calls.append(_Asked(seat, name, size, chat.max_tokens, chat.n))
     # Prices may change before the last call begins, which is after the others have ended.
-    longest = sum(upstreams[name].max_seconds for name in (plan.teacher, plan.student) if name is not None)
+    longest = sum(upstreams[call.upstream].max_seconds for call in calls if call.upstream is not None)
     moments = (exchange.started, exchange.started + longest / 2, exchange.started + longest)
     total = Money.ZERO
-    for seat, tokens, limit, count in calls:
-        name = plan.teacher if seat == "teacher" else plan.student
+    for seat, name, tokens, limit, times in calls:
         if name is None or (seat == "teacher" and exchange.own_key):
             continue
         upstream = upstreams[name]
@@ -242,8 +257,47 @@ def worst_case(
         most = dearest(book, upstream, model, options, tokens, limit or upstream.max_output * upstream.asks, moments)
         if most is None:
             return None
-        total += Money(most.nano * count)
+        total += Money(most.nano * times)
     return total
+
+
+class _Asked(NamedTuple):
+    """Calls that may have to be made: `times` of them, with so many tokens in and out (None: no limit was given)."""
+
+    seat: Seat
+    upstream: str | None
+    tokens: int
+    limit: int | None
+    times: int = 1
+
+
+def _climbing(exchange: Exchange, policy: Policy, size: int, prompts: Prompts) -> list[_Asked]:
+    """What a cascade asks that climbs to the top: all its rungs, and the teacher at last."""
+    chat, plan = exchange.chat, exchange.plan
+    calls: list[_Asked] = []
+    for place, rung in enumerate(policy.rungs):
+        if place in plan.closed:
+            break
+        read = size
+        if rung.kind == "guidance":
+            # Begun anew or gone on with, guidance is read in the prompt; the student finds it there too.
+            read += _added(exchange, prompts) + GUIDANCE_BYTES * rung.guidance_tokens + 2 * TEMPLATE_TOKENS
+            calls.append(_Asked("teacher", plan.teacher, read, rung.guidance_tokens, chat.n))
+        limit = least(chat.max_tokens, rung.max_tokens)
+        calls.append(_Asked("student", plan.students[rung.student], read, limit, chat.n))
+    calls.append(_Asked("teacher", plan.teacher, size, least(chat.max_tokens, policy.teacher.max_tokens), chat.n))
+    return calls
+
+
+def _added(exchange: Exchange, prompts: Prompts, guidance_prompt: str | None = None) -> int:
+    """The most tokens of what a guided strategy adds to a chat's messages, which repeats the last one of them."""
+    words = sum(BYTES * len(prompts[name].text) for name in (guidance_prompt, *ADDED) if name is not None)
+    return words + BYTES * sum(len(str(message.get("content"))) for message in exchange.chat.messages[-1:])
+
+
+def least(*limits: int | None) -> int | None:
+    """The smallest of some limits; None: there is none."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def dearest(
@@ -280,6 +334,15 @@ def dearest(
                 return None
             most = max(most, cost)
     return most
+
+
+def quoting(book: PriceBook, upstreams: Mapping[str, Upstream]) -> Callable[[str, str], Price | None]:
+    """What a planner asks for the price, now, of a model of an upstream."""
+
+    def quote(upstream: str, model: str) -> Price | None:
+        return book.price(model, provider=upstreams[upstream].seller)
+
+    return quote
 
 
 def tier_asked(options: Mapping[str, Any]) -> str | None:

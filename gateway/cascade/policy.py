@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
@@ -119,13 +120,16 @@ class Decision(NamedTuple):
     why: str
 
 
-def decide(policy: Policy, drafts: Sequence[Draft]) -> Decision:
+def decide(policy: Policy, drafts: Sequence[Draft], closed: Mapping[int, str] = MappingProxyType({})) -> Decision:
     """What comes after these drafts, one for each rung that was climbed; ValueError for more than there are rungs.
 
     Of three moves the one with the highest expected value is made, accepting being 0: asking the teacher is worth its
-    gain less `worth` times its cost, asking the next student what `next` says. Ties accept.
+    gain less `worth` times its cost, asking the next student what `next` says. Ties accept. A rung that is `closed`,
+    for a reason, is not climbed: the ladder ends before it.
     """
     if not drafts:
+        if 0 in closed:
+            return Decision("escalate", None, closed[0])
         return Decision("ask", None, "the first student answers")
     if len(drafts) > len(policy.rungs):
         raise ValueError(f"{len(drafts)} drafts for {len(policy.rungs)} rungs")
@@ -136,7 +140,9 @@ def decide(policy: Policy, drafts: Sequence[Draft]) -> Decision:
     further = weigh(rung.next, seen.signals) if rung.next is not None else None
     told = f"{_agreement(seen, len(drafts))}; the teacher would add {gain:+.3f}, worth it from {gain - teacher:.3f} on"
     if further is not None and further > max(0.0, teacher):
-        return Decision("ask", seen.best, f"{told}; the next student first")
+        if len(drafts) not in closed:
+            return Decision("ask", seen.best, f"{told}; the next student first")
+        told = f"{told}; the next rung is closed: {closed[len(drafts)]}"
     return Decision("escalate" if teacher > 0 else "accept", seen.best, told)
 
 

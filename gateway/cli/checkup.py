@@ -88,8 +88,9 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
             continue
         alone = config.model_copy(update={"routes": {name: route}})
         try:
-            check_keyless(alone, {seat.name for seat in seats.values() if seat.keyless})
-            Planner(alone, lambda upstream: seats[upstream].sitting(seats).proven, names).check()
+            planner = Planner(alone, lambda upstream: seats[upstream].sitting(seats).proven, names)
+            planner.check()
+            check_keyless(alone, {seat.name for seat in seats.values() if seat.keyless}, planner.students)
         except ConfigError as error:
             yield Finding("fail", f"route {name}", str(error))
         else:

@@ -21,14 +21,15 @@ class Upstreams(Protocol):
 
     prompts: Prompts
 
-    def ask(self, seat: Seat, stage: Stage, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    def ask(self, seat: Seat, stage: Stage, prompt: Prompt, upstream: str | None = None) -> AsyncGenerator[Event, None]:
         """Put the call on record, ask the model in that seat, and yield its answer: `Delta`s, then one `Finish`.
 
-        Raises `EngineError`. The caller closes the generator; closing it early stops the model.
+        `upstream`: which of the plan's `students` sits there for this call; None: its `student`. Raises `EngineError`.
+        The caller closes the generator; closing it early stops the model.
         """
         ...
 
-    def can(self, seat: Seat, ability: Ability) -> bool:
+    def can(self, seat: Seat, ability: Ability, upstream: str | None = None) -> bool:
         """True when there is a model in that seat and it has that ability."""
         ...
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from gateway.chat import Exchange, Guidance
+from gateway.chat import Exchange, Guidance, Stage
 from gateway.strategies.base import Upstreams, merged, sampled
 from gateway.strategies.prompts import after
 from gateway.strategies.seam import Guide, Join, Rejoin, Trim
@@ -27,7 +27,7 @@ from students.outlet import Outlet, Piece
 
 
 @dataclass(slots=True)
-class _Begun:
+class Begun:
     """The teacher's part as it comes, and what it came to."""
 
     outlet: Outlet
@@ -48,11 +48,11 @@ class Guided:
 
     async def run(self, exchange: Exchange, upstreams: Upstreams) -> AsyncGenerator[Event, None]:
         chat, plan = exchange.chat, exchange.plan
-        begun = _Begun(Outlet(chat.sampling.stop))
-        async with aclosing(self._begin(exchange, upstreams, begun)) as deltas:
+        begun = Begun(Outlet(chat.sampling.stop))
+        async with aclosing(begin(exchange, upstreams, begun)) as deltas:
             async for delta in deltas:
                 yield delta
-        guidance = exchange.guidance = _guidance(begun)
+        guidance = exchange.guidance = guided(begun)
         shown = guidance.tokens if plan.placement == "prefix" else 0
         if begun.ended is None and chat.max_tokens is not None and shown >= chat.max_tokens:
             begun.ended = "length"
@@ -76,55 +76,13 @@ class Guided:
         end.usage = self._visible(exchange, upstreams, begun, end.usage, shown)
         yield end
 
-    async def _begin(self, exchange: Exchange, upstreams: Upstreams, begun: _Begun) -> AsyncGenerator[Delta, None]:
-        """Ask the teacher, and yield what may already be shown of its words."""
-        chat, plan, guide, outlet = exchange.chat, exchange.plan, begun.guide, begun.outlet
-        show = plan.placement == "prefix"
-        join = Trim(chat.prefix) if upstreams.can("teacher", Ability.CONTINUE) else Join()
-        try:
-            async with aclosing(upstreams.ask("teacher", "guidance", _teacher_prompt(exchange, upstreams))) as events:
-                async for event in events:
-                    if isinstance(event, Finish):
-                        begun.finish = event
-                        break
-                    if event.fields and (event.fields.get("refusal") or event.fields.get("tool_calls")):
-                        begun.refused = True
-                        for index in range(chat.n):
-                            yield Delta("", index, None, event.fields)
-                    released = guide.feed(join.feed(event.text), event.logprobs)
-                    if show:
-                        for delta in _shown(outlet.feed(released.text, released.logprobs), chat.n):
-                            yield delta
-                        if outlet.stopped:
-                            break
-        except EngineError:
-            if plan.on_teacher_failure == "error":
-                raise
-        reason = begun.finish.reason if begun.finish else None
-        capped = chat.max_tokens is not None and chat.max_tokens <= plan.guidance_tokens
-        if outlet.stopped:
-            begun.ended = "stop"
-        elif begun.refused or reason in ("content_filter", "tool_calls", "function_call"):
-            begun.ended = reason or "stop"  # never a prefix: the answer ends as the teacher ended it
-        elif reason == "stop" or (reason == "length" and capped and show):
-            released = guide.complete()
-            if show and (guide.kept.strip() or reason == "length"):
-                for delta in _shown(outlet.feed(released.text, released.logprobs), chat.n):
-                    yield delta
-                begun.ended = "stop" if outlet.stopped else reason
-        if begun.ended is None:
-            begun.dropped = guide.cut()
-        elif show:
-            for delta in _shown(outlet.finish(), chat.n):
-                yield delta
-
     async def _choice(
         self, exchange: Exchange, upstreams: Upstreams, guidance: Guidance, outlet: Outlet, index: int
     ) -> AsyncGenerator[Event, None]:
         """One choice after the guidance: the student's words or, if it fails before its first, the teacher's."""
         chat, plan = exchange.chat, exchange.plan
         own = chat.prefix if upstreams.can("student", Ability.CONTINUE) else ""
-        prompt = _across(outlet, one_of(_student_prompt(exchange, upstreams, guidance, own), index))
+        prompt = across(outlet, one_of(student_prompt(exchange, upstreams, guidance, own), index))
         join = Trim(own) if own and not guidance.text else Join()
         begun = False
         try:
@@ -138,14 +96,14 @@ class Guided:
             if begun or plan.on_student_failure == "error" or plan.teacher is None:
                 raise
         prompt, join = _fallback_prompt(exchange, upstreams, guidance)
-        prompt = _across(outlet, prompt)
+        prompt = across(outlet, prompt)
         spoken = voiced(upstreams.ask("teacher", "fallback", prompt), [Choice(index, outlet.copy(), join)])
         async with aclosing(spoken) as events:
             async for event in events:
                 yield event
 
     def _visible(
-        self, exchange: Exchange, upstreams: Upstreams, begun: _Begun, student: Usage | None, shown: int
+        self, exchange: Exchange, upstreams: Upstreams, begun: Begun, student: Usage | None, shown: int
     ) -> Usage | None:
         """Usage as the client sees it: its own prompt once, and the tokens of the text it was sent."""
         name = exchange.plan.guidance_prompt
@@ -166,6 +124,51 @@ class Guided:
         return Usage(known, shown + written, source="reported" if exact else "estimated")
 
 
+async def begin(
+    exchange: Exchange, upstreams: Upstreams, begun: Begun, stage: Stage = "guidance"
+) -> AsyncGenerator[Delta, None]:
+    """Ask the teacher, and yield what may already be shown of its words."""
+    chat, plan, guide, outlet = exchange.chat, exchange.plan, begun.guide, begun.outlet
+    show = plan.placement == "prefix"
+    join = Trim(chat.prefix) if upstreams.can("teacher", Ability.CONTINUE) else Join()
+    try:
+        async with aclosing(upstreams.ask("teacher", stage, _teacher_prompt(exchange, upstreams))) as events:
+            async for event in events:
+                if isinstance(event, Finish):
+                    begun.finish = event
+                    break
+                if event.fields and (event.fields.get("refusal") or event.fields.get("tool_calls")):
+                    begun.refused = True
+                    for index in range(chat.n):
+                        yield Delta("", index, None, event.fields)
+                released = guide.feed(join.feed(event.text), event.logprobs)
+                if show:
+                    for delta in _shown(outlet.feed(released.text, released.logprobs), chat.n):
+                        yield delta
+                    if outlet.stopped:
+                        break
+    except EngineError:
+        if plan.on_teacher_failure == "error":
+            raise
+    reason = begun.finish.reason if begun.finish else None
+    capped = chat.max_tokens is not None and chat.max_tokens <= plan.guidance_tokens
+    if outlet.stopped:
+        begun.ended = "stop"
+    elif begun.refused or reason in ("content_filter", "tool_calls", "function_call"):
+        begun.ended = reason or "stop"  # never a prefix: the answer ends as the teacher ended it
+    elif reason == "stop" or (reason == "length" and capped and show):
+        released = guide.complete()
+        if show and (guide.kept.strip() or reason == "length"):
+            for delta in _shown(outlet.feed(released.text, released.logprobs), chat.n):
+                yield delta
+            begun.ended = "stop" if outlet.stopped else reason
+    if begun.ended is None:
+        begun.dropped = guide.cut()
+    elif show:
+        for delta in _shown(outlet.finish(), chat.n):
+            yield delta
+
+
 def _all_failed(exchange: Exchange) -> bool:
     """True when no student said a word, and the teacher, who does not see its own hint, wrote the whole answer."""
     return all(call.error is not None for call in exchange.calls if call.seat == "student" and call.stage == "answer")
@@ -176,7 +179,7 @@ def _shown(piece: Piece, n: int) -> list[Delta]:
     return [Delta(piece.text, index, piece.logprobs) for index in range(n)] if piece.text else []
 
 
-def _guidance(begun: _Begun) -> Guidance:
+def guided(begun: Begun) -> Guidance:
     """What became of the guidance, with the reason when it was paid for in vain."""
     usage, kept = begun.usage, begun.guide.kept
     tokens = usage.visible if usage is not None else None
@@ -196,7 +199,7 @@ def _guidance(begun: _Begun) -> Guidance:
     return Guidance(wasted="torn" if begun.dropped.strip() else "empty")
 
 
-def _across(outlet: Outlet, prompt: Prompt) -> Prompt:
+def across(outlet: Outlet, prompt: Prompt) -> Prompt:
     """The prompt for words after a seam that a stop string may cross.
 
     It may begin before another one that the model's own server would find, and swallow with the text that completes
@@ -232,7 +235,7 @@ def _teacher_prompt(exchange: Exchange, upstreams: Upstreams) -> Prompt:
     )
 
 
-def _student_prompt(exchange: Exchange, upstreams: Upstreams, guidance: Guidance, own: str) -> Prompt:
+def student_prompt(exchange: Exchange, upstreams: Upstreams, guidance: Guidance, own: str) -> Prompt:
     chat, plan = exchange.chat, exchange.plan
     messages = chat.messages[:-1] if own else chat.messages
     sampling = sampled(chat.sampling, plan.student_sampling)

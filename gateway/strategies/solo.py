@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gateway.chat import Exchange, Seat, Stage
 from gateway.strategies.base import Upstreams, merged, sampled
-from gateway.strategies.seam import Join, Trim
+from gateway.strategies.seam import Trim
 from gateway.strategies.voice import Choice, voiced
 from students.engine import Ability, Event, Finish, Prompt
 from students.outlet import Outlet
@@ -25,22 +25,9 @@ class Solo:
         self._stage: Stage = stage
 
     async def run(self, exchange: Exchange, upstreams: Upstreams) -> AsyncGenerator[Event, None]:
-        chat, plan, seat = exchange.chat, exchange.plan, self._seat
-        student = seat == "student"
-        prefix = chat.prefix if upstreams.can(seat, Ability.CONTINUE) else ""
-        prompt = Prompt(
-            messages=chat.messages[:-1] if prefix else chat.messages,
-            max_tokens=chat.max_tokens,
-            prefix=prefix.rstrip(),
-            sampling=sampled(chat.sampling, plan.student_sampling if student else None),
-            n=chat.n,
-            options=chat.options if student else {**chat.options, **chat.teacher_options},
-            model=None if student else plan.teacher_model,
-            stream=chat.stream,
-        )
-        choices = [
-            Choice(index, Outlet(chat.sampling.stop), Trim(prefix) if prefix else Join()) for index in range(chat.n)
-        ]
+        chat, seat = exchange.chat, self._seat
+        prompt, prefix = whole(exchange, upstreams, seat)
+        choices = [Choice(index, Outlet(chat.sampling.stop), Trim(prefix)) for index in range(chat.n)]
         if chat.n == 1 or upstreams.can(seat, Ability.SAMPLES):
             streams = [voiced(upstreams.ask(seat, self._stage, prompt), choices)]
         else:
@@ -55,6 +42,23 @@ class Solo:
                 else:
                     yield event
         yield together([ends[number] for number in sorted(ends)])
+
+
+def whole(exchange: Exchange, upstreams: Upstreams, seat: Seat, upstream: str | None = None) -> tuple[Prompt, str]:
+    """The prompt for a whole answer under the caller's own settings, and the caller's own beginning that it goes on."""
+    chat, plan, student = exchange.chat, exchange.plan, seat == "student"
+    prefix = chat.prefix if upstreams.can(seat, Ability.CONTINUE, upstream) else ""
+    prompt = Prompt(
+        messages=chat.messages[:-1] if prefix else chat.messages,
+        max_tokens=chat.max_tokens,
+        prefix=prefix.rstrip(),
+        sampling=sampled(chat.sampling, plan.student_sampling if student else None),
+        n=chat.n,
+        options=chat.options if student else {**chat.options, **chat.teacher_options},
+        model=None if student else plan.teacher_model,
+        stream=chat.stream,
+    )
+    return prompt, prefix
 
 
 def one_of(prompt: Prompt, index: int) -> Prompt:

@@ -1,0 +1,73 @@
+"""Policies: the files that routes name, read and checked, and the upstreams of the students that they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gateway.cascade.policy import Policy
+from gateway.config import Config, Route
+from gateway.errors import ConfigError
+
+
+class Ladder(NamedTuple):
+    """A policy of cascades, and the upstream of each student that it names."""
+
+    policy: Policy
+    students: Mapping[str, str]
+
+
+def load(config: Config) -> dict[str, Ladder]:
+    """Read the policy of every route that names one. Raises `ConfigError` with the route, and what mends it."""
+    ladders: dict[str, Ladder] = {}
+    for name, route in config.routes.items():
+        if route.policy is None:
+            continue
+        try:
+            policy = Policy.load(route.policy)
+            try:
+                _vouches(policy, route, config)
+                students = {rung.student: _seat(rung.student, route, config) for rung in policy.rungs}
+            except ConfigError as error:
+                raise ConfigError(f"the policy {route.policy.name} {error}") from None
+        except ConfigError as error:
+            raise ConfigError(f"route {name!r}: {error}") from None
+        ladders[name] = Ladder(policy, students)
+    return ladders
+
+
+def _seat(student: str, route: Route, config: Config) -> str:
+    """The upstream of a student: as the route says, or of that name, or the only one with that model."""
+    served = [upstream for upstream, spec in config.upstreams.items() if spec.model == student]
+    found = route.students.get(student) or (student if student in config.upstreams else None)
+    if found is None and len(served) == 1:
+        found = served[0]
+    if found is None:
+        many = f"several upstreams have this model ({', '.join(served)})" if served else "no upstream has this name"
+        raise ConfigError(
+            f"asks the student {student!r}, and {many}; say which upstream it is: `students: {{{student}: UPSTREAM}}`"
+        )
+    if found == route.teacher:
+        raise ConfigError(
+            f"asks the student {student!r}, whose upstream is the teacher's own; map it to another one in `students`"
+        )
+    return found
+
+
+def _vouches(policy: Policy, route: Route, config: Config) -> None:
+    """Raises `ConfigError` unless the policy's evidence shows the retention that the route wants."""
+    if route.target is None:
+        return
+    wanted = route.target.retention
+    mend = f"calibrate anew with `gkt calibrate ... --retention {wanted:g}`, or lower target.retention"
+    low: Any = policy.evidence.get("retention_low")
+    if not isinstance(low, int | float) or isinstance(low, bool):
+        raise ConfigError(f"has no `retention_low` in its evidence, and target asks for one; {mend}")
+    if low < wanted:
+        raise ConfigError(f"vouches for a retention of {low:g}, and target asks for {wanted:g}; {mend}")
+    teachers = {route.teacher, route.teacher_model, config.upstreams[route.teacher].model if route.teacher else None}
+    if policy.teacher.model not in teachers:
+        raise ConfigError(
+            f"was calibrated on the teacher {policy.teacher.model!r}, which is not this route's, and its evidence says "
+            "nothing of another one: set teacher or teacher_model, calibrate anew, or drop target"
+        )
