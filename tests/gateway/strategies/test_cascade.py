@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,9 @@ WRONG = "I think that the answer is 17."
 GUIDED = Observed(asked=50, accepted=0.5, escalated=0.5, kept=0.5, needed=0.1)
 
 
-def agreeing(*rungs: dict[str, Any], cap: int | None = None) -> Policy:
+def agreeing(*rungs: Mapping[str, Any], cap: int | None = None) -> Policy:
     """Every student is asked; two that agree are believed, else the teacher is."""
-    made = rungs or ({"student": "one"}, {"student": "two"})
+    made: Sequence[Mapping[str, Any]] = rungs or ({"student": "one"}, {"student": "two"})
     last = len(made) - 1
     return Policy(
         name="test",

@@ -169,10 +169,10 @@ class Direct:
     student: Scripted
     prompts: Prompts
 
-    def ask(self, seat: Seat, stage: Stage, prompt: Prompt) -> AsyncGenerator[Event, None]:
+    def ask(self, seat: Seat, stage: Stage, prompt: Prompt, upstream: str | None = None) -> AsyncGenerator[Event, None]:
         return (self.teacher if seat == "teacher" else self.student).stream(prompt)
 
-    def can(self, seat: Seat, ability: Ability) -> bool:
+    def can(self, seat: Seat, ability: Ability, upstream: str | None = None) -> bool:
         return ability in (self.teacher if seat == "teacher" else self.student).abilities
 
 
