@@ -30,6 +30,7 @@ from gateway.config import (
     Route,
     Server,
     SharedConfig,
+    Target,
     TelemetryConfig,
     default_unguidable,
 )
@@ -65,6 +66,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "`limits.budgets`, each": BudgetSpec,
     "`telemetry`": TelemetryConfig,
     "`routes.NAME`": Route,
+    "`routes.NAME.target`": Target,
     "`routes.NAME.teacher_sampling`, `routes.NAME.student_sampling`": OwnSampling,
     "`upstreams.NAME`, every kind": Spec,
     "`upstreams.NAME`, `kind: openai_api`": OpenAISpec,
@@ -91,7 +93,6 @@ MEANING: Mapping[str, str] = {
     "Config.baseline": "The range beside every `same_length` baseline.",
     "Server.host": "Address to listen on. Anything but loopback needs keys: `keys_env`, or `gkt keys create`.",
     "Server.max_body_bytes": "A longer request body is answered 413.",
-    "Route.strategy": "Who speaks; see the README.",
     "Route.guidance_tokens": "The teacher's budget for guidance.",
     "Route.on_teacher_failure": "`student`: it answers alone, or goes on from what came; `error`: the caller gets it.",
     "Route.on_student_failure": "Before its first word only. `teacher`: it completes the answer; `error`.",

@@ -98,7 +98,8 @@ class _Search:
         self, questions: Sequence[Question], manifest: Manifest, goal: Goal, teacher: fit.Vector, seed: int
     ) -> None:
         self._questions, self._manifest, self._goal, self._teacher = questions, manifest, goal, teacher
-        self._unit = float(np.mean([question.arms[manifest.teacher].cost for question in questions]))
+        self._teachers = [question.arms[manifest.teacher] for question in questions]
+        self._unit = float(np.mean([arm.cost for arm in self._teachers]))
         self._folds = np.array_split(np.random.default_rng(seed).permutation(len(questions)), FOLDS)
         score = {name: sum(question.arms[name].score for question in questions) for name in manifest.students}
         self.prefer = tuple(sorted(manifest.students, key=lambda name: -score[name]))
@@ -188,6 +189,10 @@ class _Search:
                 "cost_share": round(best.share, 4),
                 "teacher_accuracy": round(float(self._teacher.mean()), 4),
                 "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
+                "mean_teacher_tokens": {
+                    "input": round(float(np.mean([arm.read for arm in self._teachers])), 1),
+                    "output": round(float(np.mean([arm.written for arm in self._teachers])), 1),
+                },
                 "prices": {
                     model: self._manifest.prices[model].model_dump()
                     for model in (self._manifest.teacher, *best.shape.ladder)

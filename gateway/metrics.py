@@ -333,10 +333,12 @@ def fallback(entry: Entry) -> str | None:
     failed: Call | None = None
     for call in entry.calls:
         if failed is not None and call.seat != failed.seat:
-            return f"{failed.seat}_{_snake(failed.error or '')}"
+            break
         if call.error is not None:
             failed = call
-    return None
+    else:  # in a cascade another student's draft may be given, or one that was there before
+        failed = failed if entry.outcome == "ok" else None
+    return None if failed is None else f"{failed.seat}_{_snake(failed.error or '')}"
 
 
 def _snake(name: str) -> str:

@@ -85,7 +85,7 @@ class Reloader:
         self._applied = since
         self._every = every
         self._told = asyncio.Event()
-        self._prompts: Stamps = {}
+        self._named: Stamps = {}
 
     def now(self) -> None:
         """Reload at once, changed or not. Call it in the event loop."""
@@ -101,9 +101,9 @@ class Reloader:
             # A file that is still being written changes again until the next look.
             if told or (now == seen and now != self._applied):
                 await self.reload()
-                # The new configuration may name other prompts: those that are new to us are no change.
+                # The new configuration may name other files: those that are new to us are no change.
                 names = {str(file) for file in self._files()}
-                now = self._applied = {name: at for name, at in {**self._prompts, **now}.items() if name in names}
+                now = self._applied = {name: at for name, at in {**self._named, **now}.items() if name in names}
             seen = now
 
     async def reload(self) -> str:
@@ -113,8 +113,11 @@ class Reloader:
             config, waiting = applicable(self._gateway.config, wanted)
             changed = _differing(self._gateway.config, config)
             # Before their texts are read: what changes in between is seen at the next look.
-            self._prompts = await asyncio.to_thread(stamps, config.prompts.values())
+            self._named = await asyncio.to_thread(stamps, _named(config))
+            before = self._gateway.planner.ladders
             self._gateway.reload(config)
+            after = self._gateway.planner.ladders
+            changed += [f"routes.{name}.policy" for name in _differing(before, after)]
         except ConfigError as error:
             log.error("the configuration cannot be used; the old one stays", error=str(error))
             outcome = "rejected"
@@ -147,7 +150,13 @@ class Reloader:
         return self._load()
 
     def _files(self) -> set[Path]:
-        return set() if self._file is None else {self._file, *self._gateway.config.prompts.values()}
+        return set() if self._file is None else {self._file, *_named(self._gateway.config)}
+
+
+def _named(config: Config) -> list[Path]:
+    """The files that the configuration names and that can change while it runs: prompts, and policies of cascades."""
+    policies = [route.policy for route in config.routes.values() if route.policy is not None]
+    return [*config.prompts.values(), *policies]
 
 
 def _differing(before: Any, after: Any) -> list[str]:

@@ -211,7 +211,7 @@ def markdown() -> str:
         "",
         "| in `gkt` | header | value |",
         "|---|---|---|",
-        "| `strategy` | `x-gkt-strategy` | teacher, student, cut-off, concise or hint |",
+        "| `strategy` | `x-gkt-strategy` | teacher, student, cut-off, concise, hint or cascade |",
         "| `guidance_tokens` | `x-gkt-guidance-tokens` | 1 to 4096 |",
         "| `teacher` | `x-gkt-teacher` | the name of an upstream |",
         "| `student` | `x-gkt-student` | the name of an upstream |",

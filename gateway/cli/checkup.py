@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from gateway import policies
 from gateway.bootstrap import keys, redis_url
 from gateway.cli import prices
 from gateway.cli.seat import Finding, Seat, teaching
-from gateway.config import Config
+from gateway.config import Config, Route
 from gateway.errors import ConfigError
 from gateway.keys.store import usable_at
 from gateway.ledger.reading import check_writable
@@ -79,14 +80,16 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
         names = (*Prompts().guidance, *config.prompts)
     good: list[str] = []
     for name, route in config.routes.items():
-        asked = [upstream for upstream in (route.teacher, route.student) if upstream is not None]
-        if not route.guided:
-            asked = [route.teacher or ""] if route.strategy == "teacher" else [route.student or ""]
+        alone = config.model_copy(update={"routes": {name: route}})
+        try:
+            asked = _asked(route, policies.load(alone).get(name))
+        except ConfigError as error:
+            yield Finding("fail", f"route {name}", str(error).removeprefix(f"route {name!r}: "))
+            continue
         broken = [upstream for upstream in asked if not seats[upstream].works(seats)]
         if broken:
             yield Finding("fail", f"route {name}", f"needs {' and '.join(broken)}, which would fail: see above")
             continue
-        alone = config.model_copy(update={"routes": {name: route}})
         try:
             planner = Planner(alone, lambda upstream: seats[upstream].sitting(seats).proven, names)
             planner.check()
@@ -99,6 +102,15 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
         yield Finding("ok", "routes", ", ".join(good))
     if ANY not in config.routes:
         yield Finding("note", "routes", "there is no `*`: every other model name is answered 404")
+
+
+def _asked(route: Route, ladder: policies.Ladder | None) -> list[str]:
+    """The upstreams that the route's strategy asks."""
+    if route.strategy == "cascade" and ladder is not None:
+        return [route.teacher or "", *dict.fromkeys(ladder.students.values())]
+    if not route.guided:
+        return [route.teacher or ""] if route.strategy == "teacher" else [route.student or ""]
+    return [upstream for upstream in (route.teacher, route.student) if upstream is not None]
 
 
 def _teachers(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:

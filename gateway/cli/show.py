@@ -82,6 +82,8 @@ def pieces(receipt: Mapping[str, Any], text: str) -> list[tuple[Seat, str]]:
     cut = guidance["text_chars"]
     wrote = [stage["seat"] for stage in receipt["stages"] if stage["stage"] != "guidance" and not stage["error"]]
     rest: Seat = wrote[-1] if wrote else "teacher" if receipt["strategy"] == "teacher" else "student"
+    if "drafts" in receipt:
+        rest = "teacher" if _given(receipt) is None else "student"
     split: list[tuple[Seat, str]] = [("teacher", text[:cut]), (rest, text[cut:])]
     if split[0][1] and rest == "teacher":
         split = [("teacher", text)]
@@ -95,7 +97,13 @@ def author(receipt: Mapping[str, Any], seat: Seat) -> str:
         return notice
     if seat == "teacher" and (receipt["guidance"] or {}).get("cache") == "hit":
         return "kept from an earlier request"
-    return str(stages[-1]["model"]) if stages else ""
+    return _given(receipt) or str(stages[-1]["model"]) if stages else ""
+
+
+def _given(receipt: Mapping[str, Any]) -> str | None:
+    """The student whose draft a cascade gave for its first choice; None: the teacher answered, or it was no cascade."""
+    drafts = receipt.get("drafts") or ()
+    return next((draft["student"] for draft in drafts if draft["given"] and draft["choice"] == 0), None)
 
 
 def answer(out: Console, receipt: Mapping[str, Any], text: str) -> None:

@@ -84,6 +84,11 @@ def test_which_upstreams_are_given_callers_keys() -> None:
         (passing(), "pass_key needs a teacher without stand_in"),
         (passing({"kind": "scripted"}), "pass_key needs a teacher of kind openai_api"),
         (passing({"kind": "openai_api", "model": "m"}, student="teacher"), "a student that is not the teacher"),
+        ({"routes": {"a": {**BOTH, "strategy": "cascade"}}}, "strategy 'cascade' needs a policy"),
+        ({"routes": {"a": {**BOTH, "target": {"retention": 0.9}}}}, "students and target are of a cascade's policy"),
+        ({"routes": {"a": {"strategy": "cascade", "policy": "p"}}}, "a cascade needs a teacher"),
+        ({"routes": {"a": {**BOTH, "policy": "p", "students": {"x": "y"}}}}, "students.x: 'y' is not among the upstr"),
+        ({"routes": {"a": {**BOTH, "policy": "p", "target": {"retention": 1.1}}}}, "routes.a.target.retention"),
         ([1], "must be a mapping"),
     ],
 )

@@ -249,6 +249,29 @@ class TestWatching:
         await watch.until("was reloaded")
         assert home.gateway.config.server.max_in_flight == 6
 
+    async def test_a_new_policy_is_used_and_a_broken_one_is_not(self, watched: Any, tmp_path: Path) -> None:
+        home, watch = watched
+        policy = tmp_path / "policy.yaml"
+        rung = {"student": "small", "gain": {"one": 1.0}, "cost": {"one": 1.0}}
+        made = {"name": "sums", "teacher": {"model": "big"}, "worth": 0.1, "prefer": ["small"], "rungs": [rung]}
+        policy.write_text(yaml.safe_dump(made))
+        route = {"strategy": "cascade", "teacher": "teacher", "policy": "policy.yaml", "students": {"small": "student"}}
+        watch.write(routes={"gkt": route})
+        assert (await watch.until("was reloaded"))["changed"] == ["routes", "routes.gkt.policy"]
+        assert "the teacher would add +1.000, worth it from 0.100" in (await home.ask()).receipt["why"]
+        policy.write_text(yaml.safe_dump({**made, "worth": 2.5}))
+        assert (await watch.until("was reloaded"))["changed"] == ["routes.gkt.policy"]
+        assert (await home.ask(request_id="c2")).text == " five six seven", "now the draft is good enough"
+        policy.write_text("rungs: []")
+        said = (await watch.until("cannot be used"))["error"]
+        assert said.startswith("route 'gkt': the policy policy.yaml cannot be used")
+        assert (await home.ask(request_id="c3")).text == " five six seven"
+        policy.unlink()
+        assert "cannot be read" in (await watch.until("cannot be used"))["error"]
+        policy.write_text(yaml.safe_dump(made))
+        await watch.until("was reloaded")
+        assert (await home.ask(request_id="c4")).text == "one two three four"
+
     async def test_a_password_in_a_broken_file_is_not_logged(self, watched: Any) -> None:
         _, watch = watched
         watch.file.write_text("ledger: {url: 'postgresql://me:s3cret@db/x', queue: [}")

@@ -21,6 +21,12 @@ def receipt(*stages: dict[str, Any], chars: int | None = None, strategy: str = "
     return {"stages": stages, "guidance": None if chars is None else {"text_chars": chars}, "strategy": strategy}
 
 
+def drafted(given: bool) -> dict[str, Any]:
+    """What a cascade of one draft tells, in which the teacher was asked too."""
+    told = receipt(stage("answer", "student"), stage("answer", "teacher"), strategy="cascade")
+    return {**told, "drafts": [{"student": "llama-8b", "choice": 0, "given": given}]}
+
+
 GUIDANCE, ANSWER = stage("guidance", "teacher"), stage("answer", "student")
 
 
@@ -42,6 +48,9 @@ GUIDANCE, ANSWER = stage("guidance", "teacher"), stage("answer", "student")
         ),
         (receipt(stage("answer", "teacher"), strategy="teacher"), [("teacher", "The sky is blue")]),
         (receipt(stage("answer", "student"), strategy="student"), [("student", "The sky is blue")]),
+        # A cascade's teacher was asked last, and an earlier draft was given; or the teacher's answer was.
+        (drafted(True), [("student", "The sky is blue")]),
+        (drafted(False), [("teacher", "The sky is blue")]),
     ],
 )
 def test_who_wrote_what(given: dict[str, Any], expected: list[tuple[str, str]]) -> None:
@@ -58,6 +67,8 @@ def test_a_stand_in_is_named_with_what_it_is_priced_as() -> None:
     assert show.author(given, "teacher") == show.stand_in(given)
     assert show.author(given, "student") == "student-model"
     assert show.stand_in(receipt(GUIDANCE, ANSWER, chars=3)) == ""
+    assert show.author(drafted(True), "student") == "llama-8b"
+    assert show.author(drafted(False), "teacher") == "teacher-model"
 
 
 def test_words_from_the_cache_are_not_said_to_be_a_models_of_now() -> None:

@@ -189,9 +189,11 @@ class TestFailures:
         async with stage(one=gone) as home:
             answer = await home.ask()
             entry = await home.entry()
+            metrics = home.gateway.metrics.text()[0].decode()
         assert answer.text == "It is 18."
         assert drafts(answer) == [("one", False, 0, False), ("two", True, 1, False)]
         assert [call["error"] for call in entry["calls"]] == ["Unavailable", None, None]
+        assert 'gkt_fallback_total{reason="student_unavailable"} 1.0' in metrics
         assert entry["outcome"] == "ok"
 
     async def test_one_that_fails_in_the_middle_is_paid_and_not_shown(self, stage: Stage) -> None:
@@ -215,6 +217,7 @@ class TestFailures:
 
         async with stage(teacher=down(), two=wrong()) as home:
             answer = await home.ask()
+            assert 'gkt_fallback_total{reason="teacher_unavailable"} 1.0' in home.gateway.metrics.text()[0].decode()
         assert answer.text == RIGHT
         assert answer.receipt["why"].endswith("the teacher failed (Unavailable), so the best draft: one")
         async with stage(teacher=down(), two=wrong(), on_teacher_failure="error") as home:
