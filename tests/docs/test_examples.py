@@ -15,6 +15,7 @@ import yaml
 
 from docs.pages import ROOT
 from gateway.bootstrap import seats
+from gateway.cascade.policy import Policy
 from gateway.cli.child import serving
 from gateway.cli.serve import READY
 from gateway.config import Config
@@ -54,6 +55,19 @@ def test_a_configuration_loads_and_can_be_planned(text: str) -> None:
         return upstreams[name].engine.abilities
 
     Planner(config, abilities, Prompts().guidance).check()
+
+
+def test_the_example_of_a_cascade_can_be_planned(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "cascade.md").read_text("utf-8")
+    files = dict(re.findall(r"^```yaml (\S+)\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    config = Config.load(tmp_path / "config.yaml")
+    planner = Planner(config, lambda name: Ability.CONTINUE, Prompts().guidance)
+    planner.check()
+    ladder = planner.ladders["sums"]
+    assert ladder.students == {"llama-8b": "llama", "gemma-9b": "gemma"}
+    assert Policy.model_validate(yaml.safe_load(ladder.policy.dump())) == ladder.policy
 
 
 def test_the_readme_configuration_is_ten_lines() -> None:
