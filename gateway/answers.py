@@ -65,6 +65,11 @@ def final(text: str, kind: Kind | None = None) -> Answer | None:
     return found if kind is None or found is None or found.kind == kind else None
 
 
+def declared(text: str) -> bool:
+    """True when the text says by a mark what its final answer is; not when it is merely short."""
+    return _declared(text[-LONGEST:].strip(), None) is not None
+
+
 def agreement(one: str, other: str, kind: Kind | None = None) -> float | None:
     """How far two texts answer the same, from 0 to 1; None: it cannot be told.
 
@@ -85,6 +90,13 @@ def agreement(one: str, other: str, kind: Kind | None = None) -> float | None:
 
 
 def _marked(text: str, kind: Kind | None) -> Answer | None:
+    found = _declared(text, kind)
+    if found is None and text and len(text) <= SHORT and "\n" not in text:
+        return _value(text, kind)
+    return found
+
+
+def _declared(text: str, kind: Kind | None) -> Answer | None:
     found = _json(text, kind)
     if found is not None:
         return found
@@ -95,8 +107,6 @@ def _marked(text: str, kind: Kind | None) -> Answer | None:
         marks = mark.findall(text)
         if marks:
             return _value(_clause(marks[-1]), kind)
-    if text and len(text) <= SHORT and "\n" not in text:
-        return _value(text, kind)
     return None
 
 

@@ -149,6 +149,9 @@ class Planner:
             plan = self._instead_of(plan, seat, f"{plan.why}; guidance of {said} came to nothing lately: {seat}")
         if chat.needs:
             plan = self._honourable(plan, route, chat)
+        if plan.policy is not None and chat.sampling.logit_bias:
+            why = f"{plan.why}; logit_bias is of one vocabulary, and several models answer here: teacher"
+            plan = self._instead_of(plan, "teacher", why)
         if plan.policy is not None:
             plan = self._gated(plan, chat)
         if plan.strategy in GUIDED and plan.placement == "prefix" and not self._continues(plan):

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.answers import Answer, final
+from gateway.answers import Answer, declared, final
 from gateway.cascade.policy import Policy, Rung
 from gateway.cascade.signals import Draft
 from gateway.chat import Chat, Exchange, Guidance, Plan
@@ -45,7 +45,8 @@ class Heard:
     @property
     def useful(self) -> bool:
         """True when there is something to give."""
-        return self.end is not None and any(delta.text or delta.fields for delta in self.said)
+        said = any(delta.text or (delta.fields and delta.fields.get("refusal")) for delta in self.said)
+        return self.end is not None and (said or bool(tool_calls(self.said)))
 
     def shown(self, chat: Chat) -> list[Delta]:
         """What a client gets of it: log-probabilities only where it asked for them."""
@@ -125,7 +126,7 @@ async def _guided(
     guidance, finish = await _begun(exchange, upstreams, rung, before, measuring)
     if not measuring:
         exchange.guidance = guidance
-    held = await asyncio.to_thread(final, guidance.text) is not None
+    held = await asyncio.to_thread(declared, guidance.text)
     if guidance.complete and finish is not None:
         said = [Delta(guidance.text, index)]
         made = Draft(rung.student, await _answer(exchange, said, "stop", ""), guidance.tokens, told=True)

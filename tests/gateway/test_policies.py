@@ -144,6 +144,11 @@ class TestPlans:
     def test_nothing_is_glued_so_nothing_is_lost(self, need: Any, tmp_path: Path) -> None:
         assert plan(config(tmp_path, policy("small")), need).strategy == "cascade"
 
+    def test_ids_of_one_vocabulary_are_for_one_model(self, tmp_path: Path) -> None:
+        alone = plan(config(tmp_path, policy("small")), logit_bias={"1": 1.0})
+        assert (alone.strategy, alone.policy) == ("teacher", None)
+        assert "logit_bias is of one vocabulary" in alone.why
+
     def test_what_nobody_could_compare_goes_by_the_rules(self, tmp_path: Path) -> None:
         made = config(tmp_path, policy("small"), unguidable={"predicted_output": "context", "web_search": "refuse"})
         alone = plan(made, "audio")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from students.engine import Ability, Engine, Prompt
 from students.errors import Unavailable
 from students.scripted import Scripted
 from tests.gateway.conftest import Answer, House
+from tests.gateway.test_shadows import until
 
 pytestmark = pytest.mark.anyio
 
@@ -244,6 +246,21 @@ class TestFailures:
         assert answer.text == "It is 18."
 
 
+async def test_a_client_that_leaves_stops_the_draft(stage: Stage) -> None:
+    one = Scripted("one", RIGHT, model="one", hang_after=1)
+    async with stage(one=one) as home:
+        exchange = home.open()
+        events = home.gateway.answer(exchange)
+        task = asyncio.create_task(anext(events))
+        await until(lambda: bool(one.prompts))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await events.aclose()
+        entry = await home.entry()
+    assert one.closed_early == 1
+    assert (entry["outcome"], entry["baseline"]["likely"]) == ("abandoned", 0)
+
+
 class TestWholeAnswers:
     async def test_each_of_n_choices_is_a_cascade_of_its_own(self, stage: Stage) -> None:
         two = Scripted("two", lambda prompt: RIGHT if prompt.sampling.seed == 7 else WRONG, model="two")
@@ -429,6 +446,9 @@ class TestGuidance:
         ) as home:
             answer = await home.ask()
         assert [draft["told"] for draft in answer.receipt["drafts"]] == [False, True]
+        async with stage(policy, teacher=Scripted("teacher", self.LONG, model="big")) as home:
+            answer = await home.ask()
+        assert [draft["told"] for draft in answer.receipt["drafts"]] == [False, False], "short, and no answer yet"
 
     RUNG: Mapping[str, Any] = {"student": "two", "kind": "guidance", "guidance_tokens": 3, "observed": GUIDED}
 
