@@ -21,6 +21,9 @@ from students.capabilities import thinks_always
 from students.engine import Ability
 
 ANY = "*"
+ANEW = 2
+"""Rungs of guidance for a teacher that begins each anew, and is paid for the whole prompt each time."""
+
 THOUGHTFUL = 1024
 """Tokens of guidance of which hidden reasoning is likely to leave some."""
 
@@ -313,8 +316,11 @@ class Planner:
         else:
             thinks = thinks_always(self._config.engine(teacher), model)
             short = [place for place in guiding if thinks and plan.policy.rungs[place].guidance_tokens < THOUGHTFUL]
-            shut = dict.fromkeys(short, f"{model or teacher} cannot stop thinking")
-            return replace(plan, closed=shut | gate.closed(plan.policy, self._quote(teacher, model)))
+            shut = gate.closed(plan.policy, self._quote(teacher, model))
+            shut |= dict.fromkeys(short, f"{model or teacher} cannot stop thinking")
+            if Ability.CONTINUE not in self._abilities(teacher):
+                shut |= dict.fromkeys(guiding[ANEW:], f"{teacher} cannot go on from its own words, and reads all anew")
+            return replace(plan, closed=shut)
         return replace(plan, closed=dict.fromkeys(guiding, why))
 
     def _instead(self, plan: Plan, route: Route, need: Unguidable) -> Plan:

@@ -96,11 +96,13 @@ class Policy(_Part):
     def load(cls, path: Path) -> Policy:
         """The policy in a file. ConfigError: there is none, or it cannot be used."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text("utf-8")))
+            told = yaml.safe_load(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"the policy {path.name} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # values that there are not, or nested too deep
             raise ConfigError(f"the policy {path.name} is no YAML") from error
+        try:
+            return cls.model_validate(told)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(map(str, first["loc"]))

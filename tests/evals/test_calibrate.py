@@ -38,6 +38,9 @@ def judged(policy: Policy, questions: Sequence[Question]) -> tuple[float, float]
 def test_a_policy_is_cheaper_than_the_simple_gate_and_keeps_what_it_promises(workload: Workload) -> None:
     seen, held = workload.halves()
     policy = calibrate(seen, MANIFEST, Goal(0.95, 0.6))
+    told, alone = policy.evidence["mean_teacher_tokens"], [question.arms["big"] for question in seen]
+    assert told["input"] == pytest.approx(np.mean([arm.read for arm in alone]), abs=0.06)
+    assert told["output"] == pytest.approx(np.mean([arm.written for arm in alone]), abs=0.06)
     rho, kappa = judged(policy, held)
     _, costs = totals(gate(MANIFEST, question) for question in held)
     simple = sum(costs) / sum(question.arms["big"].cost for question in held)

@@ -79,6 +79,9 @@ class TestSeats:
         (tmp_path / "sums.yaml").write_text("name: [", "utf-8")
         with pytest.raises(ConfigError, match=r"route 'r': the policy sums\.yaml is no YAML"):
             planner(made)
+        (tmp_path / "sums.yaml").write_text("name: 2026-02-30", "utf-8")
+        with pytest.raises(ConfigError, match="is no YAML"):
+            planner(made)
         (tmp_path / "sums.yaml").unlink()
         with pytest.raises(ConfigError, match=r"route 'r': the policy sums\.yaml cannot be read: No such file"):
             planner(made)
@@ -172,6 +175,15 @@ class TestPlans:
         for _ in range(3):
             by.waste.saw("teacher", "big", "empty")
         assert plan(made, by=by).closed == {1: "guidance of big came to nothing lately"}
+
+    def test_a_teacher_that_begins_anew_guides_twice(self, tmp_path: Path) -> None:
+        made = policy("small", "other", guided=True)
+        guided = made.rungs[1]
+        rungs = [made.rungs[0], *(guided.model_copy(update={"next": {"one": 1.0}}) for _ in range(2)), guided]
+        tall = config(tmp_path, made.model_copy(update={"rungs": rungs}))
+        assert plan(tall).closed == {}
+        by = Planner(tall, lambda name: EVERYTHING & ~Ability.CONTINUE, ())
+        assert plan(tall, by=by).closed == {3: "teacher cannot go on from its own words, and reads all anew"}
 
     def test_holdouts_and_shadows_are_drawn(self, tmp_path: Path) -> None:
         made = config(tmp_path, policy("small", "other", guided=True), holdout=0.1, shadow=0.2)

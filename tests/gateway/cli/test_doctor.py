@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import Result
 
 from tests.gateway.shared.server import redis_server
@@ -45,6 +46,24 @@ def test_prices_are_those_that_the_gateway_would_book(write: Write, run: Run) ->
     for about in ("gpt-4o (self)", "gpt-4o-mini", "gpt-4.1"):
         assert f"warn price of {about} no source has a price" in text
     assert "ok price of gpt-4o (openai) input $" in text
+
+
+def test_a_cascade_needs_its_policy_and_all_of_its_students(write: Write, run: Run, tmp_path: Path) -> None:
+    rung = {"student": "small", "gain": {"one": 1.0}, "cost": {"one": 1.0}}
+    policy = {"name": "sums", "teacher": {"model": "big"}, "worth": 0.1, "prefer": ["small"], "rungs": [rung]}
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(policy), "utf-8")
+    upstreams: dict[str, Any] = {name: {"kind": "scripted", "model": name} for name in ("big", "small")}
+    upstreams["gone"] = {"kind": "replay", "model": "gpt-4o", "file": str(tmp_path / "none.jsonl")}
+    base = {"strategy": "cascade", "teacher": "big", "policy": str(tmp_path / "sums.yaml")}
+    routes = {
+        "good": base,
+        "lost": {**base, "policy": str(tmp_path / "none.yaml")},
+        "down": {**base, "students": {"small": "gone"}},
+    }
+    text = said(run("doctor", "--config", write(upstreams=upstreams, routes=routes)))
+    assert "ok routes good" in text
+    assert "fail route lost the policy none.yaml cannot be read: No such file or directory" in text
+    assert "fail route down needs gone, which would fail" in text
 
 
 def test_every_fault_is_named_with_its_mend(

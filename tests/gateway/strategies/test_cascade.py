@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from gateway.answers import Answer as Final
 from gateway.bootstrap import open_gateway
 from gateway.cascade.policy import Observed, Policy, Rung, Teacher
+from gateway.cascade.signals import Draft
 from gateway.chat import Climb, Exchange
 from gateway.config import Config
 from gateway.errors import UpstreamFailed
+from gateway.strategies.draft import draft
 from gateway.upstreams import Desk, worst_case
 from pricing.money import Money
 from students.engine import Ability, Engine, Prompt
@@ -407,7 +410,6 @@ class TestGuidance:
         assert answer.text == "First we guess 17."
         assert answer.finish.usage is not None
         assert (answer.finish.usage.input, answer.finish.usage.output) == (5, 4)
-        assert answer.receipt["guidance"] is None or answer.receipt["guidance"]["tokens"] == 2
 
     async def test_a_teacher_that_cannot_go_on_begins_anew(self, stage: Stage) -> None:
         teacher = Scripted("teacher", self.LONG, model="big", abilities=Ability.SAMPLES)
@@ -526,6 +528,21 @@ async def test_only_the_plans_students_can_be_asked(stage: Stage) -> None:
 
 
 class TestMeasured:
+    async def test_a_rung_can_be_climbed_for_nobody(self, stage: Stage) -> None:
+        """As a shadow does, which wants to know what a rung would have come to that was not needed."""
+        policy = agreeing({"student": "one"}, TestGuidance.RUNG)
+        two = Scripted("two", " so 18.", model="two")
+        down = Scripted("one", model="one", error=Unavailable("gone"))
+        teacher = Scripted("teacher", TestGuidance.LONG, model="big")
+        async with stage(policy, one=down, two=two, teacher=teacher, on_student_failure="error") as home:
+            exchange, gateway = home.open(), home.gateway
+            desk = Desk(exchange, gateway.upstreams, gateway.book, gateway.ledger, gateway._rules.prompts)
+            heard = [await draft(exchange, desk, place, measuring=True) for place in (0, 1)]
+        assert [call.stage for call in exchange.calls] == ["measurement"] * 3
+        assert [each.useful for each in heard] == [False, True]
+        assert heard[1].draft == Draft("two", Final("number", "18"), 4)
+        assert (exchange.drafts, exchange.guidance) == ([], None), "whoever climbs keeps the books"
+
     async def test_a_holdout_is_the_teacher_alone(self, stage: Stage) -> None:
         async with stage(holdout=0.5, draw=lambda: 0.1) as home:
             answer = await home.ask()
