@@ -158,11 +158,13 @@ async def managed() -> AsyncIterator[Subject]:
 
 @asynccontextmanager
 async def served_engine() -> AsyncIterator[Subject]:
-    """The HTTP engine over the server that Ray Serve's route is made of, over the embedded student."""
+    """The HTTP engine over the server that Ray Serve's route is made of, over another one on llama.cpp's server."""
     async with (
-        llamacpp() as inner,
+        real("llama.cpp", "llama.cpp's server, SmolLM2-135M", real_servers.llama_server)() as inner,
         serving(inner.engine) as url,
-        aclosing(OpenAIApi("served", OpenAISpec(model="m", base_url=url, prefill="continue_flag"))) as engine,
+        aclosing(
+            OpenAIApi("served", OpenAISpec(model="m", base_url=url, prefill="continue_flag", samples=False))
+        ) as engine,
     ):
 
         @asynccontextmanager
@@ -171,7 +173,7 @@ async def served_engine() -> AsyncIterator[Subject]:
             async with aclosing(engine.stream(Prompt(ASK, max_tokens=1))) as stream:
                 await asyncio.wait_for(anext(stream), 1.0)
 
-        yield Subject(engine, True, "students.serving, llama.cpp's server, SmolLM2-135M", freed)
+        yield Subject(engine, inner.real, f"students.serving, {inner.what}", freed)
 
 
 @asynccontextmanager
@@ -274,7 +276,8 @@ ENGINES: Mapping[str, Factory] = {
 def slow(name: str) -> Any:
     """Loads torch, or a second llama.cpp: by far the longest of the engines to start."""
     marks = [pytest.mark.slow, pytest.mark.timeout(400)]
-    return pytest.param(name, marks=marks if "transformers serve" in name or "python itself" in name else [])
+    loads = "transformers serve" in name or "python itself" in name or name == "transformers"
+    return pytest.param(name, marks=marks if loads else [])
 
 
 @pytest.fixture(params=map(slow, ENGINES))
