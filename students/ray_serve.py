@@ -78,18 +78,23 @@ class Replicas:
 
     An answer that broke off is asked for again when nothing of it was delivered; else, when it is one plain text and
     the model can continue one, another replica goes on with it. Its usage is then None: nobody knows the whole.
+    Until a replica has said what it proved (`ready`), it is taken to be able to do everything.
     """
 
     def __init__(self, name: str, model: str, student: DeploymentHandle[Any]) -> None:
         self.name = name
         self.model = model
-        self.abilities = Ability.NONE
+        self.abilities = ~Ability.NONE
         self._student = student
         self._stream = student.options(stream=True)
         self._proven = False
+        self._closed = False
+        self._running: set[Any] = set()
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """See `Engine.stream`."""
+        if prompt.prefix and Ability.CONTINUE not in self.abilities:
+            raise ValueError(f"{self.name} cannot continue a given text")
         broken = Broken(prompt)
         for life in range(1, LIVES + 1):
             asked, seam = broken.rest()
@@ -109,7 +114,7 @@ class Replicas:
             except Unavailable as error:
                 error.engine = self.name
                 able = not broken.begun or (broken.resumable and Ability.CONTINUE in self.abilities)
-                if life == LIVES or not able:
+                if life == LIVES or not able or self._closed:
                     raise
                 log.warning("a replica is gone", engine=self.name, begun=broken.begun, life=life, error=str(error))
             if broken.ended:
@@ -119,6 +124,8 @@ class Replicas:
 
     async def ready(self) -> Ability:
         """Ask a replica for what it proved; kept, since all are alike."""
+        if self._closed:
+            raise Unavailable("the engine is closed", engine=self.name)
         if not self._proven:
             try:
                 self.model, self.abilities = await self._student.model.remote()
@@ -128,11 +135,17 @@ class Replicas:
         return self.abilities
 
     async def aclose(self) -> None:
-        """Nothing: the replicas are Ray's to end."""
+        """End running streams in `Unavailable`. The replicas are Ray's to end. Idempotent."""
+        self._closed = True
+        for response in self._running:
+            response.cancel()
 
     async def _ask(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """One try, on the replica that Ray chooses. Its death is `Unavailable`."""
+        if self._closed:
+            raise Unavailable("the engine is closed")
         response: Any = self._stream.stream.remote(prompt)
+        self._running.add(response)
         try:
             async for event in response:
                 if isinstance(event, EngineError):
@@ -140,9 +153,13 @@ class Replicas:
                 yield event
         except BackPressureError:
             raise Overloaded("all replicas are full", status=503, retry_after=1.0) from None
-        except (RayError, RayServeException) as error:
-            raise _unavailable(error) from None
+        except (RayError, RayServeException, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # Ray may have made an error of its own of it
+                raise asyncio.CancelledError from None
+            raise (Unavailable("the engine was closed") if self._closed else _unavailable(error)) from None
         finally:
+            self._running.discard(response)
             response.cancel()  # of no effect once it has ended
 
 
@@ -176,6 +193,6 @@ def application(args: Args, **options: Mapping[str, Any]) -> serve.Application:
     return bound
 
 
-def _unavailable(error: Exception) -> Unavailable:
+def _unavailable(error: BaseException) -> Unavailable:
     # Ray's own words name actors, addresses and lines of code; they are for its log.
     return Unavailable(f"the replica is gone ({type(error).__name__})")

@@ -113,12 +113,12 @@ class Renderer:
         return str(text)
 
 
-def _plain(message: Message) -> dict[str, str]:
-    """Role and text of a message. Raises `Refused` for what is no text."""
+def _plain(message: Message) -> dict[str, Any]:
+    """A message whose content is one text, as all templates take it. Raises `Refused` for what is no text."""
     content = message.get("content")
     if content is not None and not isinstance(content, str):
         if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
             raise Refused("the model reads text only")
         content = "".join(part["text"] for part in content)
     role = str(message.get("role", "user"))
-    return {"role": "system" if role == "developer" else role, "content": content or ""}
+    return {**message, "role": "system" if role == "developer" else role, "content": content or ""}

@@ -16,10 +16,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from students.engine import Message
 from students.errors import Refused, Unavailable
-from students.prefill import Spelling, prefilled
-
-STAND_IN = "the-answer-so-far"
-"""Rendered in place of the beginning of the answer, which then takes its place to the letter: templates trim."""
 
 
 class Template(Protocol):
@@ -69,49 +65,27 @@ class TokenizerTemplate:
     def __init__(self, source: str, template: str | None = None) -> None:
         try:
             from transformers import AutoTokenizer
+
+            from students.rendering import Renderer  # needs the tokenizers that transformers brings
         except ImportError:
             raise Unavailable("tokenizer needs transformers: pip install 'gkt-gateway[transformers]'") from None
         path = Path(source)
         where = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (source, {})
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(where[0], **where[1])
+            tokenizer: Any = AutoTokenizer.from_pretrained(where[0], **where[1])
         except (OSError, ValueError, ImportError) as error:
             raise Unavailable(f"the tokenizer {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-        self._template = template or self._tokenizer.chat_template
-        if not self._template:
+        if not (template or tokenizer.chat_template):
             raise Unavailable(f"the tokenizer {source!r} has no chat template: set chat_template")
-        bos = self._tokenizer.bos_token_id
+        bos = tokenizer.bos_token_id
         # What the server does with this text: it adds the token where the tokenizer adds it.
-        self._adds_bos = bos is not None and list(self._tokenizer("").input_ids)[:1] == [bos]
+        adds = bos is not None and list(tokenizer("").input_ids)[:1] == [bos]
+        self._added: str = tokenizer.bos_token if adds else ""
+        self._renderer = Renderer(tokenizer, template=template)
 
     def render(self, messages: Sequence[Message], prefix: str, options: Mapping[str, Any]) -> str:
-        """See `Template`: the unfinished answer as the template writes one, without the end of its turn.
-
-        Where it would write none (it drops or changes answers), the generation prompt and the text behind it.
-        """
-        text = ""
-        if prefix:
-            open_chat = prefilled(Spelling(), messages, STAND_IN)
-            try:
-                text = self._rendered(open_chat, options, continue_final_message=True)
-            except Refused:
-                text = ""
-        before, found, _ = text.rpartition(STAND_IN)
-        if not found:
-            before = self._rendered(messages, options, add_generation_prompt=True)
-        if self._adds_bos:
-            before = before.removeprefix(self._tokenizer.bos_token)
-        return before + prefix
-
-    def _rendered(self, messages: Sequence[Message], options: Mapping[str, Any], **how: bool) -> str:
-        chat = [dict(message) for message in messages]
-        try:
-            text = self._tokenizer.apply_chat_template(
-                chat, chat_template=self._template, tokenize=False, **{**options, **how}
-            )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise Refused(f"the chat template rejects these messages: {type(error).__name__}") from None
-        return str(text)
+        """See `Template` and `Renderer.text`: the unfinished answer as the template writes one."""
+        return self._renderer.text(messages, prefix, options).removeprefix(self._added)
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

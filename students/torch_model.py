@@ -10,6 +10,7 @@ import inspect
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.logging import disable_progress_bar
 
+from students.gguf_files import read_once
 from students.rows import Chosen, Row, Settings
 from students.sampler import choose
 from students.spec import TransformersSpec
@@ -100,10 +102,12 @@ class TorchModel:
             # As many threads as cores make each other wait at every operation as soon as anything else runs.
             torch.set_num_threads(spec.threads or max(1, len(os.sched_getaffinity(0)) - 1))
         path, named = str(spec.path), {}
+        once: AbstractContextManager[None] = nullcontext()
         if path.endswith(".gguf"):
             named = {"gguf_file": Path(path).name}
             path = str(Path(path).parent)
-        with LOADING:
+            once = read_once()
+        with LOADING, once:
             disable_progress_bar()  # type: ignore[no-untyped-call]
             tokenizer = AutoTokenizer.from_pretrained(path, revision=spec.revision, **named)
             config = AutoConfig.from_pretrained(path, revision=spec.revision, **named)

@@ -33,6 +33,20 @@ Postgres = Callable[[], str]
 """Makes a new, empty database on a real PostgreSQL server; returns its SQLAlchemy URL."""
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Where several processes run tests, each gets shares of `tests.shares`."""
+    from tests.shares import Shares
+
+    return Shares(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: begun last, one would keep a single process busy while the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """After a run of the engines' contract suite: a line an engine, on what it ran, and how that went.
 

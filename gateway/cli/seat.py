@@ -25,6 +25,7 @@ from students.spec import (
     OpenAISpec,
     PoolSpec,
     ReplaySpec,
+    TransformersSpec,
     UpstreamSpec,
 )
 
@@ -236,6 +237,10 @@ class Seat:
         if isinstance(spec, ManagedSpec):
             where = "what it says is kept with `log: FILE`" if spec.log is None else f"what it says is in {spec.log}"
             return f"run the command by hand: does it serve {spec.health}? {where}"
+        if isinstance(spec, TransformersSpec):
+            if "pip install" in str(error):
+                return "install that; on a machine without a GPU torch comes first, from the address it names"
+            return f"is {spec.path} a folder with config.json, a GGUF file, or a name on the hub that can be reached?"
         return f"look at {spec.file}" if isinstance(spec, ReplaySpec) else ""
 
 

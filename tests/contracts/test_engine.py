@@ -33,7 +33,7 @@ from students.pool import Pool
 from students.replay import Replay
 from students.scripted import Scripted
 from students.servers import ServerKind
-from students.spec import LiteLLMSpec, LlamaCppSpec, OpenAISpec, PoolSpec, ReplaySpec, TransformersSpec
+from students.spec import KINDS, LiteLLMSpec, LlamaCppSpec, OpenAISpec, PoolSpec, ReplaySpec, TransformersSpec
 from tests import real_servers
 from tests.fake_servers import STUDENTS, spec
 from tests.fakes import served
@@ -158,11 +158,13 @@ async def managed() -> AsyncIterator[Subject]:
 
 @asynccontextmanager
 async def served_engine() -> AsyncIterator[Subject]:
-    """The HTTP engine over the server that Ray Serve's route is made of, over the embedded student."""
+    """The HTTP engine over the server that Ray Serve's route is made of, over another one on llama.cpp's server."""
     async with (
-        llamacpp() as inner,
+        real("llama.cpp", "llama.cpp's server, SmolLM2-135M", real_servers.llama_server)() as inner,
         serving(inner.engine) as url,
-        aclosing(OpenAIApi("served", OpenAISpec(model="m", base_url=url, prefill="continue_flag"))) as engine,
+        aclosing(
+            OpenAIApi("served", OpenAISpec(model="m", base_url=url, prefill="continue_flag", samples=False))
+        ) as engine,
     ):
 
         @asynccontextmanager
@@ -171,7 +173,7 @@ async def served_engine() -> AsyncIterator[Subject]:
             async with aclosing(engine.stream(Prompt(ASK, max_tokens=1))) as stream:
                 await asyncio.wait_for(anext(stream), 1.0)
 
-        yield Subject(engine, True, "students.serving, llama.cpp's server, SmolLM2-135M", freed)
+        yield Subject(engine, inner.real, f"students.serving, {inner.what}", freed)
 
 
 @asynccontextmanager
@@ -243,6 +245,29 @@ async def transformers() -> AsyncIterator[Subject]:
         yield Subject(engine, True, "transformers, SmolLM2-135M", freed)
 
 
+@asynccontextmanager
+async def ray_replicas() -> AsyncIterator[Subject]:
+    """The engine of Ray Serve's route, over a replica that Ray runs in this process; `test_ray_serve` has a cluster."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    inner = {"server": "llama.cpp", "model": "m", "base_url": f"{real_servers.llama_server()}/v1"}
+    from ray import serve
+
+    from students.ray_serve import Replicas, Student
+
+    bound = serve.deployment()(Student).bind(OpenAISpec.model_validate(inner))
+    engine = Replicas("replicas", "m", serve.run(bound, _local_testing_mode=True))
+
+    @asynccontextmanager
+    async def freed() -> AsyncIterator[None]:
+        yield
+        async with aclosing(engine.stream(Prompt(ASK, max_tokens=1))) as stream:
+            await asyncio.wait_for(anext(stream), 1.0)
+
+    async with aclosing(engine):
+        yield Subject(engine, False, "Ray's local testing mode, llama.cpp's server", freed)
+
+
 ENGINES: Mapping[str, Factory] = {
     **{f"openai_api on {kind}": strict(kind) for kind in STUDENTS},
     "openai_api on llama.cpp itself": real("llama.cpp", "llama.cpp's server, SmolLM2-135M", real_servers.llama_server),
@@ -263,6 +288,7 @@ ENGINES: Mapping[str, Factory] = {
     "llamacpp": llamacpp,
     "managed": managed,
     "served": served_engine,
+    "ray_serve": ray_replicas,
     "transformers": transformers,
     "replay": replay,
     "scripted": scripted,
@@ -271,10 +297,15 @@ ENGINES: Mapping[str, Factory] = {
 }
 
 
+def test_every_kind_of_upstream_is_here() -> None:
+    assert {name.partition(" ")[0] for name in ENGINES} >= KINDS
+
+
 def slow(name: str) -> Any:
     """Loads torch, or a second llama.cpp: by far the longest of the engines to start."""
     marks = [pytest.mark.slow, pytest.mark.timeout(400)]
-    return pytest.param(name, marks=marks if "transformers serve" in name or "python itself" in name else [])
+    loads = "transformers serve" in name or "python itself" in name or name == "transformers"
+    return pytest.param(name, marks=marks if loads else [])
 
 
 @pytest.fixture(params=map(slow, ENGINES))
@@ -390,8 +421,8 @@ async def test_a_prefix_without_the_ability_is_a_mistake(engine: Engine) -> None
 
 
 async def test_several_choices_in_one_call(engine: Engine) -> None:
-    needs(engine, Ability.SAMPLES)
     await engine.ready()
+    needs(engine, Ability.SAMPLES)
     deltas, finish = await told(engine, Prompt(ASK, max_tokens=4, n=3, sampling=Sampling(temperature=0.5)))
     assert all(text(deltas, index) for index in range(3))
     assert len(finish.reasons) == 3

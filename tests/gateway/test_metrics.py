@@ -25,8 +25,9 @@ from students.breaker import OPEN
 from students.engine import Ability, Finish
 from students.errors import Refused, TimedOut, Unavailable
 from students.guard import Guard
+from students.pool import Pool
 from students.scripted import Scripted
-from students.spec import BreakerSpec, ScriptedSpec
+from students.spec import BreakerSpec, PoolSpec, ScriptedSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -177,6 +178,23 @@ async def test_guidance_that_keeps_coming_to_nothing_is_no_longer_paid_for(house
     assert "came to nothing lately" in answers[-1].receipt["why"]
     assert answers[0].text == answers[-1].text
     assert found["gkt_guidance_paused_total"] == [({"upstream": "teacher"}, 1)]
+
+
+async def test_a_pools_moves_and_members_that_are_out_are_told(house: Any) -> None:
+    dies = Scripted("a", "one two", error=Unavailable("gone"), fail_after=1)
+    pool = Pool("student", PoolSpec(model="m", members=("a", "b", "c")), [dies, student(), Scripted("c")])
+    pool.members[1].work = pool.members[2].work = 1
+    async with house(student=pool) as home:
+        pool.drain("c", True)
+        await home.ask("student")
+        for _ in range(2):  # what was counted is counted once
+            await home.gateway.glance()
+            assert total(told(home), "gkt_pool_moves_total", upstream="student") == 1
+            assert total(told(home), "gkt_pool_members_out", upstream="student", reason="drained") == 1
+            assert total(told(home), "gkt_pool_members_out", upstream="student", reason="sick") == 1
+        pool.drain("c", False)
+        await home.gateway.glance()
+        assert total(told(home), "gkt_pool_members_out", upstream="student", reason="drained") == 0
 
 
 async def test_breakers_and_tries_are_told(house: Any) -> None:

@@ -1,4 +1,4 @@
-"""SmolLM2-135M from its GGUF file, loaded once for all tests of a process: to load the file takes half a minute."""
+"""SmolLM2-135M from its GGUF file, loaded once for all tests of a process, for that takes a quarter of a minute."""
 
 from __future__ import annotations
 

@@ -486,6 +486,29 @@ class TestConnections:
         await asyncio.gather(*(told(api) for _ in range(12)))
         await api.aclose()
 
+    async def test_nor_is_it_while_other_calls_make_connections(self, serve: Serve) -> None:
+        answered: set[object] = set()
+        asked_again, die = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: web.Request, body: Json) -> web.StreamResponse:
+            assert request.transport is not None
+            if request.transport in answered:
+                asked_again.set()
+                await die.wait()
+                request.transport.abort()
+            answered.add(request.transport)
+            return web.Response(body=word("a") + END, content_type="text/event-stream")
+
+        fake = await serve(answer)
+        api = engine(fake)
+        await told(api)
+        on_the_old_one = asyncio.create_task(told(api))
+        await asked_again.wait()
+        assert (await told(api))[0] == "a"
+        die.set()
+        assert (await on_the_old_one)[0] == "a"
+        await api.aclose()
+
     async def test_a_name_that_cannot_be_found_is_asked_once(self) -> None:
         api = engine("http://nowhere.invalid/v1")
         assert type(await fails(api)) is Unavailable

@@ -23,7 +23,6 @@ from students.spec import OpenAISpec
 from tests.students.ray_cluster import FILE, Cluster, local
 
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.anyio,
     pytest.mark.timeout(400),  # Ray starts a dozen processes: 15 s, and two minutes on a machine that is busy

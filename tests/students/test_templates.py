@@ -11,8 +11,9 @@ from jinja2 import TemplateSyntaxError
 
 from students.errors import Refused, Unavailable
 from students.openai_api import OpenAIApi
+from students.rendering import STAND_IN
 from students.spec import OpenAISpec
-from students.templates import STAND_IN, ChatTemplate, TokenizerTemplate
+from students.templates import ChatTemplate, TokenizerTemplate
 from tests import counting_model
 from tests.fake_servers import CHATML
 
@@ -114,6 +115,13 @@ class TestTokenizerTemplate:
     def test_a_template_that_drops_answers_gets_the_text_behind_its_prompt(self, folder: Path) -> None:
         drops = CHATML.replace("{{ message.content }}", "{{ message.content if message.role == 'user' }}")
         assert TokenizerTemplate(str(folder), drops).render(ASK, "1, 2", {}) == OPENED + "1, 2"
+
+    def test_texts_in_parts_are_one_and_other_members_reach_the_template(self, folder: Path) -> None:
+        parts = [{"type": "text", "text": "1, "}, {"type": "text", "text": "2"}]
+        named = TokenizerTemplate(str(folder), "{% for m in messages %}{{ m.name }}: {{ m.content }}{% endfor %}")
+        assert named.render([{"role": "user", "name": "ada", "content": parts}], "", {}) == "ada: 1, 2"
+        with pytest.raises(Refused, match="text only"):
+            named.render([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "", {})
 
     def test_messages_that_the_template_rejects(self, folder: Path) -> None:
         template = TokenizerTemplate(str(folder), "{{ raise_exception('no') }}{{ messages[0].content }}")

@@ -7,6 +7,7 @@ Skipped where there is no browser (`GKT_CHROMIUM` names one that lies elsewhere)
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.async_api import ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
 from docs.browser import FLAGS, found
 from gateway.cli.child import serving
@@ -61,14 +62,23 @@ CONFIG: dict[str, Any] = {
 
 @dataclass
 class Site:
-    """A served gateway, and one page of a browser that looks at it. `said`: warnings and errors of the console."""
+    """A served gateway, and the page of a browser that looks at it. `said`: warnings and errors of the console."""
 
     url: str
-    page: Page
+    browser: Browser
     entries: list[Entry]
     ledger: SqlLedger
+    page: Page = field(init=False)
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+
+    async def look(self, **context: Any) -> None:
+        """With a new page, which has these settings and no cookies."""
+        settings = {"viewport": {"width": 1280, "height": 900}, "timezone_id": "Asia/Tokyo", "locale": "en-GB"}
+        self.page = page = await self.browser.new_page(**{**settings, **context})
+        page.on("console", lambda m: self.said.append(written(m)) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.said.append(f"thrown: {error}"))
+        page.on("request", lambda request: self.asked.append(request.url))
 
     async def open(self, path: str = "", *, charts: bool = False) -> None:
         await self.page.goto(f"{self.url}/dashboard{path}")
@@ -114,12 +124,8 @@ async def looked_at(
             async_playwright() as play,
         ):
             shown = await play.chromium.launch(executable_path=browser(), args=FLAGS)
-            settings = {"viewport": {"width": 1280, "height": 900}, "timezone_id": "Asia/Tokyo", "locale": "en-GB"}
-            page = await shown.new_page(**{**settings, **context})
-            site = Site(gateway.url, page, entries, ledger)
-            page.on("console", lambda m: site.said.append(written(m)) if m.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: site.said.append(f"thrown: {error}"))
-            page.on("request", lambda request: site.asked.append(request.url))
+            site = Site(gateway.url, shown, entries, ledger)
+            await site.look(**context)
             yield site
             await shown.close()
         assert site.said == []
@@ -223,45 +229,46 @@ async def test_times_are_the_viewer_s(answered: Requests, tmp_path: Path, monkey
         assert trace["x"][0].endswith("T09:30:00")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-async def test_it_can_be_read(
-    scheme: str, width: int, answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_can_be_read(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is wider than the screen, everything contrasts, and pictures are kept in pytest's folder."""
-    look: dict[str, Any] = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
-    async with looked_at(tmp_path, measured(answered()), monkeypatch, **look) as site:
+    async with looked_at(tmp_path, measured(answered()), monkeypatch) as site:
         for number in range(100):
             await site.ledger.score(f"drawn-{number}", "feedback", float(number % 3 > 0))
-        await site.open("/login")
-        await site.page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png")
-        await site.log_in()
-        pages = {"overview": "?range=all", "requests": "/requests", "request": "/requests/fallback-1"}
-        others = {"models": "/models", "keys": "/keys?range=all", "trade-off": "/tradeoff?range=all"}
-        for name, path in {**pages, **others}.items():
-            await site.open(path, charts=name in ("overview", "keys", "trade-off"))
-            assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, name
-            await site.page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
-            assert await site.page.evaluate(CUT_OFF) == [], name
-            worst = await site.page.evaluate(CONTRAST)
-            assert worst["ratio"] >= 4.5, (name, worst)
+        for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+            await site.look(viewport={"width": width, "height": 844}, color_scheme=scheme)
+            await site.open("/login")
+            await site.page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png")
+            await site.log_in()
+            pages = {"overview": "?range=all", "requests": "/requests", "request": "/requests/fallback-1"}
+            others = {"models": "/models", "keys": "/keys?range=all", "trade-off": "/tradeoff?range=all"}
+            for name, path in {**pages, **others}.items():
+                await site.open(path, charts=name in ("overview", "keys", "trade-off"))
+                seen = f"{name}-{scheme}-{width}"
+                assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, seen
+                await site.page.screenshot(path=tmp_path / f"{seen}.png", full_page=True)
+                assert await site.page.evaluate(CUT_OFF) == [], seen
+                worst = await site.page.evaluate(CONTRAST)
+                assert worst["ratio"] >= 4.5, (seen, worst)
+            await site.page.close()
 
 
-@pytest.mark.parametrize("width", [360, 390, 1280])
 async def test_the_form_of_a_range_is_on_the_screen(
-    width: int, answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the range that was chosen takes a line of its own."""
-    async with looked_at(tmp_path, answered(), monkeypatch, viewport={"width": width, "height": 844}) as site:
-        await site.open()
-        await site.log_in()
-        for chosen in ("", "&from=2026-01-01", "&to=2026-01-01", "&from=2026-01-01&to=2026-01-31"):
-            await site.open(f"/tradeoff?range={'custom' if chosen else 'all'}{chosen}")
-            await site.page.locator(".ranges summary").click()
-            form = await site.page.locator(".ranges form").bounding_box()
-            assert form is not None
-            assert 0 <= form["x"] <= form["x"] + form["width"] <= width, chosen
-            assert await site.page.evaluate("document.documentElement.scrollWidth") <= width
+    async with looked_at(tmp_path, answered(), monkeypatch) as site:
+        for width in (360, 390, 1280):
+            await site.look(viewport={"width": width, "height": 844})
+            await site.open()
+            await site.log_in()
+            for chosen in ("", "&from=2026-01-01", "&to=2026-01-01", "&from=2026-01-01&to=2026-01-31"):
+                await site.open(f"/tradeoff?range={'custom' if chosen else 'all'}{chosen}")
+                await site.page.locator(".ranges summary").click()
+                form = await site.page.locator(".ranges form").bounding_box()
+                assert form is not None
+                assert 0 <= form["x"] <= form["x"] + form["width"] <= width, (width, chosen)
+                assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, (width, chosen)
+            await site.page.close()
 
 
 async def test_by_keyboard_alone(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
