@@ -190,10 +190,10 @@ def _group(task: str, teacher: str | None, student: str | None, exemplars: int, 
     rows = [_row(arm, own) for arm in own]
     ends = _alone(own, "student", None), _alone(own, "teacher", None)
     points = [point for row in rows if (point := row.point) is not None]
-    mix = [point for row in rows if row.cell.strategy in ("student", "teacher") and (point := row.point) is not None]
-    mix = [min(mix), max(mix)] if len(mix) > 1 and all(ends) else []
+    mix = [point for end in ends for row in rows if end and row.cell == end.cell and (point := row.point) is not None]
+    mix = mix if len(mix) == len(ends) else []
     oracle = _oracle(*ends) if all(ends) else []
-    reach = tradeoff.aiq(points, mix[0].cost, mix[1].cost) if mix else None
+    reach = tradeoff.aiq(points, mix[0].cost, mix[-1].cost) if mix else None
     return Group(task, teacher, student, exemplars, rows, mix, tradeoff.hull(points), oracle, reach)
 
 
