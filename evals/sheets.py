@@ -91,12 +91,14 @@ def show(summary: Summary, out: Console) -> None:
         for warning in part.warnings:
             out.print(Text(f"! {warning}", style="yellow"))
         for sheet in part.sheets:
-            table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-            table.add_column(sheet.caption, overflow="fold", min_width=12)
+            out.print(Text(f"\n{sheet.caption}", style="italic"))
+            table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+            table.add_column(sheet.heads[0], overflow="fold")
             for title in sheet.heads[1:]:
                 table.add_column(title, justify="right", overflow="fold")
             for row in sheet.rows:
-                table.add_row(*map(Text, row))
+                # An interval stands below its value: side by side, the columns are wider than most terminals.
+                table.add_row(*(Text(value.replace(" (", "\n(")) for value in row))
             out.print(table)
             if sheet.note:
                 out.print(Text(f"  {sheet.note}", style="dim"))
@@ -151,7 +153,7 @@ def seconds(value: float | None) -> str:
 
 def _paper(group: Group, number: int) -> Sheet:
     heads = ["arm", "tokens, teacher", "tokens, student", "ACC teacher", "ACC (95 %)", "Δ teacher", "Δ student"]
-    heads += ["time", "time / question", "speed-up, same batch", "speed-up, batch 1", "n"]
+    heads += ["time", "time / question", "speed-up, same batch", "speed-up, batch 1"]
     rows = [
         [
             arm(row.cell),
@@ -165,7 +167,6 @@ def _paper(group: Group, number: int) -> Sheet:
             seconds(row.each),
             _own(row, "teacher", lambda row: _times(row.faster)),
             _times(row.faster_than_single),
-            f"{row.asked:,}",
         ]
         for row in group.rows
     ]
