@@ -96,6 +96,47 @@ def bring(
         typer.echo(str(out / source.name))
 
 
+@evals.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run: run.json and results.jsonl.")],
+    form: Annotated[
+        Literal["terminal", "markdown", "json", "html"],
+        typer.Option(
+            "--format", help="html: one file with pictures and conversations, which asks nobody for anything."
+        ),
+    ] = "terminal",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where it goes; for html, DIR/report.html unless told otherwise."),
+    ] = None,
+) -> None:
+    """Show what the cells of a run kept of the teacher's accuracy, what they cost, and how long they took.
+
+    Of a run that is not over it tells what there is. Unknown is said to be unknown. See docs/reports.md.
+    """
+    from evals import results, sheets, summary
+    from evals.page import page
+
+    run, lines = results.read(folder)
+    found = summary.summarise(run, lines)
+    if form == "terminal" and out is None:
+        sheets.show(found, show.console())
+        return
+    if form == "html":
+        text, out = page(found, lines), out or folder / "report.html"
+    elif form == "json":
+        text = json.dumps(summary.told(found), indent=2) + "\n"
+    elif form == "markdown":
+        text = sheets.markdown(found)
+    else:
+        text = sheets.plain(found)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, "utf-8")
+        typer.echo(str(out))
+
+
 @app.command("calibrate")
 def calibrate(
     folder: Folder,
