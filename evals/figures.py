@@ -99,7 +99,7 @@ def pareto(group: Group, number: int) -> Figure | None:
 
 def stages(group: Group, number: int) -> Figure | None:
     """Where an answer's time goes, arm by arm (the paper's Figure 3); None: no stage's time is known."""
-    rows = [row for row in group.rows if row.stages and None not in row.stages.values()][::-1]
+    rows = [row for row in group.rows if any(seconds is not None for seconds in row.stages.values())][::-1]
     if not rows:
         return None
     names = [escaped(arm(row.cell)) for row in rows]
@@ -109,11 +109,13 @@ def stages(group: Group, number: int) -> Figure | None:
             "orientation": "h",
             "name": stage,
             "y": names,
-            "x": [row.stages.get(stage) or 0.0 for row in rows],
+            "x": [row.stages.get(stage) for row in rows],
             "hovertemplate": f"%{{y}}<br>{escaped(stage)} %{{x:.3g}} s<extra></extra>",
             "marker": {"color": STAGES.get(stage, OTHER)},
         }
-        for stage in sorted({stage for row in rows for stage in row.stages}, key=_place)
+        for stage in sorted(
+            {stage for row in rows for stage, took in row.stages.items() if took is not None}, key=_place
+        )
     ]
     height = 120 + 26 * max(3, len(rows))
     layout = {
@@ -125,9 +127,11 @@ def stages(group: Group, number: int) -> Figure | None:
         "height": height,
     }
     slowest = max(rows, key=lambda row: sum(seconds or 0.0 for seconds in row.stages.values()))
-    unknown = [arm(row.cell) for row in group.rows if row.asked and row not in rows]
+    unknown = [
+        f"{stage} of {arm(row.cell)}" for row in group.rows for stage, took in row.stages.items() if took is None
+    ]
     told = f"{arm(slowest.cell)} takes longest, {sum(s or 0.0 for s in slowest.stages.values()):.3g} s"
-    told += f". Unknown: {', '.join(unknown)}" if unknown else ""
+    told += f". Unknown, and not drawn: {', '.join(unknown)}" if unknown else ""
     title = "Time of each stage (as Figure 3)"
     return Figure(
         f"stages-{number}", title, f"{told}. Times are under the load of the arm’s batch.", data, layout, height

@@ -33,33 +33,48 @@ RECORDED: Mapping[str, Shape] = {
 }
 """The same for a teacher that was recorded without exemplars."""
 
-QUICK: Mapping[str, Shape] = {"gsm8k": Shape((20, 40, 60), 40, (0, 8)), "csqa": Shape((10, 30, 60), 30, (0,))}
+QUICK: Mapping[str, Shape] = {"gsm8k": Shape((20, 40, 60), 40, (0, 8)), "csqa": Shape((30, 60), 30, (0,))}
 """What fits into ten minutes on two cores, on a recorded teacher and a small student."""
 
 METHODS: Sequence[Strategy] = ("cut-off", "concise", "hint")
 
 
-def cells(
-    shapes: Mapping[str, Shape], teacher: str, student: str, *, batch: int, recorded: bool = False
-) -> Iterator[Cell]:
-    """The cells, those that the others are compared with first. `batch`: questions under way at once.
+def cells(shapes: Mapping[str, Shape], teacher: str, student: str, *, batch: int, recorded: bool = False) -> list[Cell]:
+    """The cells, in the order in which they are missed most: a run that has to stop lacks the last.
 
-    The teacher is also asked one question at a time, which is the paper's baseline of speed.
+    First both models alone and the usual guidance, then the other budgets and methods, last what varies exemplars.
+    `batch`: questions under way at once. The teacher is also asked one at a time, the paper's baseline of speed.
     """
-    for task, shape in shapes.items():
-        usual, *others = shape.shots
-        both = {"teacher": teacher, "student": student}
-        yield Cell(task, "teacher", teacher=teacher, exemplars=usual, concurrency=batch)
-        if batch != 1:
-            yield Cell(task, "teacher", teacher=teacher, exemplars=usual)
-        yield Cell(task, "student", student=student, exemplars=usual, concurrency=batch)
+    return [
+        cell
+        for rank in (_first, _others, _varied)
+        for task, shape in shapes.items()
+        for cell in rank(task, shape, teacher, student, batch, recorded)
+    ]
+
+
+def _first(task: str, shape: Shape, teacher: str, student: str, batch: int, recorded: bool) -> Iterator[Cell]:
+    usual = shape.shots[0]
+    yield Cell(task, "teacher", teacher=teacher, exemplars=usual, concurrency=batch)
+    if batch != 1:
+        yield Cell(task, "teacher", teacher=teacher, exemplars=usual)
+    yield Cell(task, "student", student=student, exemplars=usual, concurrency=batch)
+    yield Cell(task, "cut-off", shape.usual, teacher, student, usual, batch)
+
+
+def _others(task: str, shape: Shape, teacher: str, student: str, batch: int, recorded: bool) -> Iterator[Cell]:
+    usual = shape.shots[0]
+    for method in METHODS[:1] if recorded else METHODS:
         for tokens in shape.budgets:
-            yield Cell(task, "cut-text", tokens, teacher, exemplars=usual, concurrency=batch)
-        for method in METHODS[:1] if recorded else METHODS:
-            for tokens in shape.budgets:
-                yield Cell(task, method, tokens, exemplars=usual, concurrency=batch, **both)
-        for shots in others:
-            yield Cell(task, "student", student=student, exemplars=shots, concurrency=batch)
-            if not recorded:
-                yield Cell(task, "teacher", teacher=teacher, exemplars=shots, concurrency=batch)
-                yield Cell(task, "cut-off", shape.usual, exemplars=shots, concurrency=batch, **both)
+            if (method, tokens) != ("cut-off", shape.usual):
+                yield Cell(task, method, tokens, teacher, student, usual, batch)
+    for tokens in shape.budgets:  # made from the guidance of the cells above
+        yield Cell(task, "cut-text", tokens, teacher, None, usual, batch)
+
+
+def _varied(task: str, shape: Shape, teacher: str, student: str, batch: int, recorded: bool) -> Iterator[Cell]:
+    for shots in shape.shots[1:]:
+        yield Cell(task, "student", None, None, student, shots, batch)
+        if not recorded:
+            yield Cell(task, "teacher", None, teacher, None, shots, batch)
+            yield Cell(task, "cut-off", shape.usual, teacher, student, shots, batch)
