@@ -40,7 +40,7 @@ NUMBERS = (
         "28",
     ),
     Exemplar(
-        "A tank holds 240 litres and is a quarter full. A pump adds 12 litres a minute. How many minutes until it is full?",
+        "A tank holds 240 litres and is a quarter full. A pump adds 12 litres a minute. How long until it is full?",
         "A quarter of 240 is 60 litres, so 240 - 60 = 180 litres are missing. At 12 a minute that takes 180 / 12 = 15.",
         "15",
     ),
