@@ -44,6 +44,9 @@ FIRST = 8
 """Questions of each task on which it is."""
 
 LEAST = 4
+RESERVE = 20.0
+"""Seconds that are kept for answers that are under way when the time is over, and for the report."""
+
 MARGIN = 0.85
 """What part of the time that is left is planned for: guided answers may take longer than those that were measured."""
 
@@ -169,7 +172,7 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
         limit, told = plan.limit, list[str]()
         if plan.seconds is not None:
             limit, told = await _affordable(plan, made, timed, began, progress)
-        left = None if plan.seconds is None else max(1.0, plan.seconds - (time.monotonic() - began))
+        left = None if plan.seconds is None else max(1.0, plan.seconds - RESERVE - (time.monotonic() - began))
         options = Options(
             seed=plan.seed,
             limit=limit,
@@ -217,7 +220,7 @@ async def _affordable(
         took = [result.seconds for result in answers if result.cell == cell.name and result.seconds is not None]
         pace[cell.task] = sum(took) / len(took) / cell.concurrency if took else None
     most = max(len(task.items) for task in made) if plan.limit is None else plan.limit
-    limit = min(affordable(pace, plan.cells, (plan.seconds or 0) - (time.monotonic() - began)), most)
+    limit = min(affordable(pace, plan.cells, (plan.seconds or 0) - RESERVE - (time.monotonic() - began)), most)
     named = ", ".join(f"{task} {'unknown' if each is None else f'{each:.2g} s'}" for task, each in pace.items())
     told = (
         f"{limit} questions of each task, drawn by the seed: as many as were expected to fit into "
