@@ -213,10 +213,6 @@ class _Search:
                     "output": round(float(np.mean([arm.written for arm in asked]))),
                 },
                 "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
-                "mean_teacher_tokens": {
-                    "input": round(float(np.mean([arm.read for arm in self._teachers])), 1),
-                    "output": round(float(np.mean([arm.written for arm in self._teachers])), 1),
-                },
                 "prices": {
                     model: self._manifest.prices[model].model_dump()
                     for model in (self._manifest.teacher, *best.shape.ladder)

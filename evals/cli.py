@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import time
 from importlib.util import find_spec
 from math import ceil
@@ -11,17 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
+from gateway import telemetry
 from gateway.cli import app, show
 from gateway.cli.group import Commands, ConfigFile, Since, Trouble, Until, moment
 from gateway.config import Config
+from pricing.money import Money
 
 if TYPE_CHECKING:
     from evals.calibrate import Goal
+    from evals.paper import Plan
     from evals.report import Floor, Half, Row, Splits
     from evals.sweep import Along, Curve
+    from evals.tasks import Task
 
 __all__ = ["app"]
 
@@ -100,6 +107,95 @@ def bring(
         typer.echo(str(out / source.name))
 
 
+@evals.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run: run.json and results.jsonl.")],
+    form: Annotated[
+        Literal["terminal", "markdown", "json", "html"],
+        typer.Option(
+            "--format", help="html: one file with pictures and conversations, which asks nobody for anything."
+        ),
+    ] = "terminal",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where it goes; for html, DIR/report.html unless told otherwise."),
+    ] = None,
+) -> None:
+    """Show what the cells of a run kept of the teacher's accuracy, what they cost, and how long they took.
+
+    Of a run that is not over it tells what there is. Unknown is said to be unknown. See docs/reports.md.
+    """
+    from evals import results, sheets, summary
+    from evals.page import page
+
+    run, lines = results.read(folder)
+    found = summary.summarise(run, lines)
+    if form == "terminal" and out is None:
+        sheets.show(found, show.console())
+        return
+    if form == "html":
+        text, out = page(found, lines), out or folder / "report.html"
+    elif form == "json":
+        text = json.dumps(summary.told(found), indent=2) + "\n"
+    elif form == "markdown":
+        text = sheets.markdown(found)
+    else:
+        text = sheets.plain(found)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, "utf-8")
+        typer.echo(str(out))
+
+
+@evals.command("paper")
+def paper(
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Fewer cells, in ten minutes; without --config on ChatGPT's recorded answers."),
+    ] = False,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The questions, and ChatGPT's recorded answers.")] = Path(
+        "../shared/data"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run; it goes on where it was. Else paper, or paper-quick.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Name of an upstream; else the route's.")] = None,
+    student: Annotated[str | None, typer.Option(help="Name of an upstream; else the route's.")] = None,
+    route: Annotated[str, typer.Option(help="The route that is asked; its sampling holds.")] = "gkt",
+    questions: Annotated[int | None, typer.Option(min=1, help="Of each task, at most; else all, or what fits.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Time that questions must fit into; --quick: 10.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=256, help="Questions at once; --quick: 4, else 24.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Dollars that are not passed.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the questions, and samples.")] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Run the paper's grid on GSM8K and CommonsenseQA: cut-off, concise and hint, budgets and exemplars.
+
+    On the configured teacher and student; with --quick and no --config, ChatGPT's recorded answers are the teacher and
+    the embedded model is the student. Ends with the tables, and DIR/report.html. See docs/reports.md.
+    """
+    from evals import paper as grid
+
+    folder = out or Path("paper-quick" if quick else "paper")
+    wide = batch or (4 if quick else 24)
+    recorded = quick and config is None
+    varied = grid.shapes(recorded=recorded, hurried=quick)
+    grid.needed(data, varied, recorded=recorded)
+    made = grid.loaded(data, varied)
+    if recorded:
+        models, made = grid.quick(data, folder, made, batch=wide, student=grid.embedded(wide))
+    else:
+        models = grid.configured(Config.load(config), route, teacher, student)
+        varied = grid.shapes(recorded=models.recorded, hurried=quick)
+    seconds = (minutes or (10 if quick else 0)) * 60 or None
+    most = None if budget is None else Money.usd(budget)
+    plan = grid.Plan(models, varied, folder, wide, questions, seconds, most, seed)
+    _run_paper(plan, made)
+
+
 @app.command("calibrate")
 def calibrate(
     folder: Annotated[
@@ -174,6 +270,34 @@ def calibrate(
     typer.echo(f"{out}: retention {held['retention']}, cost share {held['cost_share']} on the held half")
     if kept is not None:
         typer.echo(f"{kept}: the policy that was there before")
+
+
+def _run_paper(plan: Plan, made: list[Task]) -> None:
+    from evals import paper as grid
+    from evals import results, sheets, summary
+    from evals.page import page
+
+    telemetry.configure(level=logging.WARNING)
+    err, bars = show.console(stderr=True), dict[str, TaskID]()
+    if not plan.models.recorded:
+        most = asyncio.run(grid.estimate(plan, made))
+        err.print(Text(f"at most {show.UNKNOWN if most is None else most}, for {len(plan.cells)} cells"))
+    with Progress(console=err, disable=not err.is_terminal) as shown:
+
+        def progress(cell: str, done: int, count: int) -> None:
+            if cell not in bars:
+                bars[cell] = shown.add_task(cell, total=count)
+            shown.update(bars[cell], completed=done)
+
+        ended = asyncio.run(grid.play(plan, made, progress=progress))
+    run, lines = results.read(plan.folder)
+    found = summary.summarise(run, lines)
+    file = plan.folder / "report.html"
+    file.write_text(page(found, lines), "utf-8")
+    sheets.show(found, show.console())
+    typer.echo(str(file))
+    if ended.why is not None:
+        err.print(Text(f"{ended.missing:,} answers are missing: {ended.why}. The same command goes on with them."))
 
 
 def _needs_numpy() -> None:

@@ -166,6 +166,11 @@ class Gateway:
         self._check_keys(chat, plan)
         return Exchange(chat, caller, plan, started=time.time(), rules=rules)
 
+    def worst_case(self, chat: Chat, caller: Caller) -> Money | None:
+        """The most that this chat can cost, asked now; None: unknown. Raises as `open` does, and asks nobody."""
+        rules = self._rules
+        return worst_case(self.open(chat, caller), self.upstreams, rules.book, rules.prompts)
+
     async def answer(self, exchange: Exchange) -> AsyncGenerator[Event, None]:
         """The visible answer: `Delta`s, then one `Finish` with the usage that the client should see.
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from evals.cli import app
 from evals.recorded import write
 from gateway.cascade.policy import Policy
+from tests.evals import made_run
 from tests.evals.synthetic import MANIFEST, outcomes
 
 
@@ -116,3 +117,24 @@ def test_published_answers_are_brought_into_the_format(tmp_path: Path) -> None:
         "output": 15,
     }
     assert run("eval", "import", tmp_path / "nowhere", tmp_path / "out").exit_code == 2
+
+
+def test_a_report_in_each_form(tmp_path: Path) -> None:
+    folder = made_run.write(tmp_path / "run", made_run.run(), list(made_run.results()))
+    shown = run("eval", "report", folder)
+    assert shown.exit_code == 0
+    assert "sums: big → small, no exemplars" in shown.output
+    told = json.loads(run("eval", "report", folder, "--format", "json").output)
+    assert [group["student"] for group in told["groups"]] == ["small"]
+    assert run("eval", "report", folder, "--format", "markdown").output.startswith("# made up")
+    assert run("eval", "report", folder, "--format", "html").output == f"{folder / 'report.html'}\n"
+    assert (folder / "report.html").read_text("utf-8").rstrip().endswith("</html>")
+    file = tmp_path / "report.txt"
+    assert run("eval", "report", folder, "--out", file).exit_code == 0
+    assert "All-in dollars" in file.read_text("utf-8")
+
+
+def test_a_report_of_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    result = run("eval", "report", tmp_path)
+    assert result.exit_code == 2
+    assert "a run is a directory with a run.json" in " ".join(result.output.split())

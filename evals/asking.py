@@ -1,0 +1,137 @@
+"""Asking: one request to a gateway, and what its answer and its receipt say.
+
+The gateway is one that runs elsewhere, or one that is opened in this process; both are asked over HTTP by the official
+client, as an application would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+
+from evals.results import Stage
+from gateway.api.wire import parse
+from gateway.chat import Caller
+from gateway.cli.hosting import bound, hosted
+from gateway.config import Config
+from gateway.errors import GatewayError
+from pricing.money import Money
+
+Bound = Callable[[Mapping[str, Any]], Money | None]
+"""The most that a request with that body can cost; None: unknown."""
+
+GIVE_UP = frozenset({"insufficient_quota", "invalid_api_key"})
+"""Errors that every further request would meet too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer with what its receipt says; or `error`, the code of a request that failed, and nothing else.
+
+    `cost`, `baseline`: nano-dollars, None where unknown. `final`: further requests would fail in the same way.
+    """
+
+    text: str = ""
+    guidance: str = ""
+    stages: tuple[Stage, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: int | None = None
+    baseline: int | None = None
+    seconds: float | None = None
+    first_token: float | None = None
+    why: str | None = None
+    error: str | None = None
+    final: bool = False
+
+
+class Asker:
+    """Asks one gateway, once: a try that failed may have been paid, so whoever tries again should know.
+
+    `bound` is None where it cannot be known what a request may cost. Close it with `aclose`.
+    """
+
+    def __init__(self, url: str, key: str, *, bound: Bound | None = None, timeout: float = 600.0) -> None:
+        self.bound = bound
+        self._client = AsyncOpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=key, max_retries=0, timeout=timeout)
+
+    async def ask(self, body: Mapping[str, Any]) -> Told:
+        """The answer to `body`, a chat completion's. A failure is told, not raised."""
+        began = time.perf_counter()
+        known = {name: value for name, value in body.items() if name != "gkt"}
+        try:
+            answer = await self._client.chat.completions.create(**known, extra_body={"gkt": body.get("gkt", {})})
+        except APIStatusError as error:
+            code = error.code or f"http_{error.status_code}"
+            return Told(error=code, final=code in GIVE_UP or error.status_code in (401, 403))
+        except APIConnectionError as error:
+            return Told(error=type(error).__name__)
+        except ValueError:
+            return Told(error="unreadable")
+        text = (answer.choices[0].message.content or "") if answer.choices else ""
+        receipt: Mapping[str, Any] = (answer.model_extra or {}).get("gkt") or {}
+        guidance = receipt.get("guidance") or {}
+        baseline = receipt.get("baseline") or {}
+        usage = answer.usage
+        return Told(
+            text=text,
+            guidance=text[: guidance.get("text_chars") or 0],
+            stages=tuple(_stage(each) for each in receipt.get("stages", ())),
+            input_tokens=usage.prompt_tokens if usage else None,
+            output_tokens=usage.completion_tokens if usage else None,
+            cost=_nano(receipt.get("cost_usd")),
+            baseline=_nano(baseline.get("likely_usd")),
+            seconds=receipt.get("total_s") or time.perf_counter() - began,
+            first_token=receipt.get("first_token_s"),
+            why=receipt.get("why"),
+        )
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+
+@asynccontextmanager
+async def in_process(config: Config) -> AsyncGenerator[Asker, None]:
+    """A gateway of that configuration in this process, on a free port of 127.0.0.1, until the end of the block.
+
+    Raises `ConfigError`.
+    """
+    async with hosted(config, bound("127.0.0.1", 0)) as host:
+
+        def most(body: Mapping[str, Any]) -> Money | None:
+            try:
+                return host.gateway.worst_case(parse(orjson.dumps(body)), Caller("evaluation"))
+            except GatewayError:
+                return Money.ZERO  # it will be refused
+
+        asker = Asker(host.url, "none", bound=most)
+        try:
+            yield asker
+        finally:
+            await asker.aclose()
+
+
+def _stage(told: Mapping[str, Any]) -> Stage:
+    usage = told.get("usage") or {}
+    return Stage(
+        stage=told["stage"],
+        seat=told["seat"],
+        model=told["model"],
+        input_tokens=usage.get("input"),
+        output_tokens=usage.get("output"),
+        cost=_nano(told.get("cost_usd")),
+        started=None,
+        seconds=told.get("total_s"),
+    )
+
+
+def _nano(dollars: str | None) -> int | None:
+    return None if dollars is None else int(Decimal(dollars) * 1_000_000_000)

@@ -1,0 +1,286 @@
+"""The paper's grid on the configured teacher and student, or in ten minutes on a replayed ChatGPT and the embedded one.
+
+A replayed teacher's seconds are no model's, so whatever holds them is written down as unknown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from msgspec import structs
+
+from evals import runner, tasks
+from evals.asking import Asker, Told, in_process
+from evals.grid import FULL, QUICK, RECORDED, Shape, cells
+from evals.recording import only, record
+from evals.results import Cell, read
+from evals.runner import Ended, Options, Progress
+from evals.tasks import Task
+from gateway.config import Config
+from gateway.errors import ConfigError
+from pricing.book import PriceBook
+from pricing.money import Money
+from students.spec import ReplaySpec
+
+FILES: Mapping[str, str] = {"gsm8k": "gsm8k_test.jsonl", "csqa": "csqa_dev.jsonl"}
+"""The questions of each task, in the data directory."""
+
+CHATGPT = "gpt-3.5-turbo-0613"
+RECORDINGS: Mapping[str, tuple[str, str]] = {
+    "gsm8k": ("chatgpt_gsm8k.jsonl", "re2-vanilla-0shot"),
+    "csqa": ("chatgpt_csqa.jsonl", "re2-cot-0shot"),
+}
+"""ChatGPT's answers, and which of its prompts: the reasoning one where the other answers in a word."""
+
+TAPE = "chatgpt.jsonl"
+MEASURED = "measured"
+"""The folder, in a run's, of the questions that the student's speed was measured on."""
+
+FIRST = 8
+"""Questions of each task on which it is."""
+
+LEAST = 4
+RESERVE = 20.0
+"""Seconds that are kept for answers that are under way when the time is over, and for the report."""
+
+MARGIN = 0.85
+"""What part of the time that is left is planned for: guided answers may take longer than those that were measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The teacher and the student, by their names among the upstreams of `config`; requests name the route `route`."""
+
+    config: Config
+    teacher: str
+    student: str
+    route: str = "gkt"
+
+    @property
+    def recorded(self) -> bool:
+        """True when the teacher is a recording."""
+        return isinstance(self.config.upstreams[self.teacher], ReplaySpec)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run, and where: `limit` questions of each task (None: all), none begun after `seconds`.
+
+    `batch` questions are under way at once; `budget` bounds what the grid costs, `max_tokens` each answer.
+    """
+
+    models: Models
+    shapes: Mapping[str, Shape]
+    folder: Path
+    batch: int
+    limit: int | None = None
+    seconds: float | None = None
+    budget: Money | None = None
+    seed: int = 0
+    max_tokens: int = runner.MAX_TOKENS
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The whole grid."""
+        models = self.models
+        return cells(self.shapes, models.teacher, models.student, batch=self.batch, recorded=models.recorded)
+
+
+def needed(data: Path, shapes: Mapping[str, Shape], *, recorded: bool) -> None:
+    """ConfigError, with all of their names, when files are not in the data directory."""
+    names = [FILES[task] for task in shapes]
+    names += [RECORDINGS[task][0] for task in shapes] if recorded else []
+    missing = [name for name in names if not (data / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{data} lacks {', '.join(missing)}; the questions of GSM8K's test set and of CommonsenseQA's dev set, as "
+            "JSON lines, and for --quick ChatGPT's recorded answers; --data DIR says where they are, docs/reports.md "
+            "what is in them"
+        )
+
+
+def loaded(data: Path, shapes: Mapping[str, Shape]) -> list[Task]:
+    """The tasks, with all of their questions. ConfigError."""
+    return [tasks.load(name, data / FILES[name]) for name in shapes]
+
+
+def quick(
+    data: Path, folder: Path, made: Sequence[Task], *, batch: int, student: Mapping[str, Any]
+) -> tuple[Models, list[Task]]:
+    """ChatGPT's recorded answers as the teacher of `student` (an upstream's configuration), and what it answered.
+
+    Writes the recording into the folder, where a resumed run finds it. ConfigError.
+    """
+    tape, answered = folder / TAPE, []
+    text = ""
+    for task in made:
+        file, prompt = RECORDINGS[task.name]
+        ids = record(task, data / file, tape, model=CHATGPT, prompt=prompt)
+        text += tape.read_text("utf-8")
+        answered.append(only(task, frozenset(ids)))
+    tape.write_text(text, "utf-8")
+    both = {"teacher": "chatgpt", "student": "student"}
+    spec = {"kind": "replay", "model": CHATGPT, "file": str(tape), "vocabulary": "cl100k_base"}
+    config = Config.parse(
+        {
+            "ledger": {"url": "sqlite://"},
+            "upstreams": {"chatgpt": {**spec, "max_concurrent": batch}, "student": dict(student)},
+            # The paper's sampling. ChatGPT was recorded greedily.
+            "routes": {"gkt": {"strategy": "cut-off", "student_sampling": {"temperature": 0.8, "top_p": 0.9}, **both}},
+        }
+    )
+    return Models(config, **both), answered
+
+
+def configured(config: Config, route: str, teacher: str | None, student: str | None) -> Models:
+    """The two models that are named, or that the route has. ConfigError where there is none, or it is no upstream."""
+    if route not in config.routes:
+        raise ConfigError(f"no route {route!r}; there are: {', '.join(config.routes)}")
+    named = {
+        "teacher": teacher or config.routes[route].teacher,
+        "student": student or config.routes[route].student,
+    }
+    for seat, name in named.items():
+        if name not in config.upstreams:
+            raise ConfigError(f"the {seat} must be one of the upstreams: {', '.join(config.upstreams)}")
+    return Models(config, str(named["teacher"]), str(named["student"]), route)
+
+
+def embedded(batch: int) -> dict[str, Any]:
+    """The student that comes with the gateway, answering `batch` questions at once."""
+    return {"kind": "llamacpp", "slots": batch, "context": 2048, "max_concurrent": batch}
+
+
+def shapes(*, recorded: bool, hurried: bool) -> Mapping[str, Shape]:
+    """What is varied: less where it is hurried, and for a recorded teacher what a recording can answer."""
+    return QUICK if hurried else RECORDED if recorded else FULL
+
+
+async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda *_: None) -> Ended:
+    """Run the grid; with `plan.seconds`, on as many questions as it measures that the time allows, and says so.
+
+    Resumes what the folder holds. ConfigError.
+    """
+    began = time.monotonic()
+    prices = _prices(plan.models)
+    async with in_process(plan.models.config) as asker:
+        timed = _Timeless(asker) if plan.models.recorded else asker
+        limit, told = plan.limit, list[str]()
+        if plan.seconds is not None:
+            limit, told = await _affordable(plan, made, timed, began, progress)
+        left = None if plan.seconds is None else max(1.0, plan.seconds - RESERVE - (time.monotonic() - began))
+        options = Options(
+            seed=plan.seed,
+            limit=limit,
+            max_tokens=plan.max_tokens,
+            seconds=left,
+            budget=plan.budget,
+            model=plan.models.route,
+            notes=[*_notes(plan), *told],
+            prices=prices,
+        )
+        return await runner.run("The paper's grid", made, plan.cells, plan.folder, timed, options, progress=progress)
+
+
+async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
+    """The most that the grid can cost; None: unknown."""
+    async with in_process(plan.models.config) as asker:
+        options = Options(seed=plan.seed, limit=plan.limit, max_tokens=plan.max_tokens, model=plan.models.route)
+        return runner.most(made, plan.cells, asker, options)
+
+
+async def _affordable(
+    plan: Plan, made: Sequence[Task], asker: Asker, began: float, progress: Progress
+) -> tuple[int, list[str]]:
+    """How many questions of each task fit, as the student's own speed has it, and that in words.
+
+    A folder that holds a run goes on with its number.
+    """
+    if (plan.folder / "run.json").exists():
+        begun, _ = read(plan.folder)
+        return max(int(facts["questions"]) for facts in begun.tasks.values()), begun.notes[len(_notes(plan)) :]
+    alone = [
+        cell for cell in plan.cells if cell.strategy == "student" and cell.exemplars == plan.shapes[cell.task].shots[0]
+    ]
+    options = Options(
+        seed=plan.seed,
+        limit=FIRST,
+        max_tokens=plan.max_tokens,
+        seconds=(plan.seconds or 0) / 4,
+        model=plan.models.route,
+    )
+    await runner.run("Measured", made, alone, plan.folder / MEASURED, asker, options, progress=progress)
+    _, answers = read(plan.folder / MEASURED)
+    pace: dict[str, float | None] = {}
+    for cell in alone:
+        took = [result.seconds for result in answers if result.cell == cell.name and result.seconds is not None]
+        pace[cell.task] = sum(took) / len(took) / cell.concurrency if took else None
+    most = max(len(task.items) for task in made) if plan.limit is None else plan.limit
+    limit = min(affordable(pace, plan.cells, (plan.seconds or 0) - RESERVE - (time.monotonic() - began)), most)
+    named = ", ".join(f"{task} {'unknown' if each is None else f'{each:.2g} s'}" for task, each in pace.items())
+    told = (
+        f"{limit} questions of each task, drawn by the seed: as many as were expected to fit into "
+        f"{(plan.seconds or 0) / 60:.3g} minutes. The student alone took, for a question of up to {FIRST}: {named}."
+    )
+    return limit, [told]
+
+
+def affordable(pace: Mapping[str, float | None], cells: Sequence[Cell], seconds: float) -> int:
+    """Questions of each task that fit into `seconds`, if every cell with a student takes the task's `pace` for one.
+
+    A whole number of batches where there is one; never below `LEAST`, as where the pace of a task is unknown (None).
+    """
+    live = [cell for cell in cells if cell.student is not None]
+    known = [each for cell in live if (each := pace[cell.task]) is not None]
+    if len(known) < len(live) or sum(known) <= 0:
+        return LEAST
+    fits = int(seconds * MARGIN / sum(known))
+    batch = max(cell.concurrency for cell in live)
+    return max(fits // batch * batch or fits, LEAST)
+
+
+def _notes(plan: Plan) -> list[str]:
+    config, models = plan.models.config, plan.models
+    seats = {"teacher": models.teacher, "student": models.student}
+    names = [f"{seat} {getattr(config.upstreams[name], 'model', name)}" for seat, name in seats.items()]
+    told = [f"Run by `gkt eval paper`: {', '.join(names)}; {plan.batch} questions at once."]
+    if models.recorded:
+        told.append(
+            "The teacher is recorded (2023), under a prompt of its own and without exemplars, and is cut where its own "
+            "tokenizer cuts. Concise guidance, hints and exemplars would be other prompts, so they are not run; its "
+            "time is not a model's, so times that hold it are unknown."
+        )
+    return told
+
+
+def _prices(models: Models) -> dict[str, dict[str, str]]:
+    """Dollars per million tokens of both models, now; nothing of one whose price is unknown or by the hour."""
+    book, told = PriceBook.from_config(models.config.prices), dict[str, dict[str, str]]()
+    for name in (models.teacher, models.student):
+        model = getattr(models.config.upstreams[name], "model", name)
+        price = book.price(model, provider=getattr(models.config.upstreams[name], "seller", None))
+        both = {"input": price.input, "output": price.output} if price else {}
+        told[model] = {way: amount.plain for way, amount in both.items() if amount is not None}
+    return told
+
+
+class _Timeless(Asker):
+    """Asks as another does, and forgets the seconds of a teacher that is none: `None` wherever they are part."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self.bound = asker.bound
+
+    async def ask(self, body: Mapping[str, Any]) -> Told:
+        told = await self._asker.ask(body)
+        if not any(stage.seat == "teacher" for stage in told.stages):
+            return told
+        stages = tuple(
+            structs.replace(stage, seconds=None, started=None) if stage.seat == "teacher" else stage
+            for stage in told.stages
+        )
+        return replace(told, stages=stages, seconds=None, first_token=None)

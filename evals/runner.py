@@ -1,0 +1,385 @@
+"""Runner: a grid of cells over tasks, asked of a gateway, written down as `evals.results` has it.
+
+A cell is asked after the other, each with its own number of requests at once, so that their times can be compared; all
+cells ask the same questions in the same order. Every answer is on disk before the next question of its place begins,
+so a run that was killed goes on where it was: what was under way at that moment, and nothing else, is asked anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from evals.asking import Asker, Told
+from evals.results import RESULTS, RUN, Cell, Result, Run, read
+from evals.scorers import Judge, Scored, score
+from evals.tasks import Item, Task
+from gateway.errors import ConfigError
+from pricing.money import Money
+
+LOCK = "run.lock"
+MAX_TOKENS = 400
+
+Progress = Callable[[str, int, int], None]
+"""Told of a cell's name, how many of its questions are done, and how many it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run. `limit`: questions of each task, None: all. `model`: the route that is asked, with overrides.
+
+    `budget` bounds what all requests of this and earlier runs into the folder cost; it needs an asker that knows the
+    most that a request can cost. `seconds`: after so long no question is begun, every cell having its share of them.
+    `routes`: the model to ask for a strategy, instead of `model`; a cascade is a route with a policy.
+    """
+
+    seed: int = 0
+    limit: int | None = None
+    samples: int = 1
+    max_tokens: int = MAX_TOKENS
+    budget: Money | None = None
+    seconds: float | None = None
+    model: str = "gkt"
+    routes: Mapping[str, str] | None = None
+    notes: Sequence[str] = ()
+    prices: Mapping[str, Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: `run` and its `missing` answers, with the reason in `why` when it stopped before its end."""
+
+    run: Run
+    missing: int
+    why: str | None
+
+
+class _Stop(Exception):
+    """No further question is begun; the message says why."""
+
+
+async def run(
+    name: str,
+    tasks: Sequence[Task],
+    cells: Sequence[Cell],
+    folder: Path,
+    asker: Asker,
+    options: Options | None = None,
+    *,
+    judge: Judge | None = None,
+    progress: Progress = lambda *_: None,
+) -> Ended:
+    """Ask what the folder has no answer to yet. See the module, and `Options`.
+
+    Cells of strategy `cut-text` whose guidance another cell gets (`cut-off`, same task, budget, teacher and exemplars)
+    are made from its answers and ask nothing; others ask the teacher for so many tokens. Raises `ConfigError`: the
+    folder has another run, or another process runs in it; a budget is wanted that nobody can vouch for.
+    """
+    options = options or Options()
+    drawn = {task.name: task.drawn(options.limit, options.seed) for task in tasks}
+    _check(cells, drawn)
+    if options.budget is not None and asker.bound is None:
+        raise ConfigError(
+            "a budget needs prices, and those of a gateway elsewhere are not known: give its key a budget instead "
+            "(gkt keys create --budget), which ends the run just so"
+        )
+    with _locked(folder):
+        made = _begun(folder, _described(name, drawn, cells, options))
+        _, before = read(folder)
+        with _mended(folder / RESULTS).open("ab") as file:
+            runner = _Runner(drawn, cells, asker, options, judge, progress, file, before)
+            why = await runner.all()
+        return Ended(made, runner.missing(), why)
+
+
+def most(tasks: Sequence[Task], cells: Sequence[Cell], asker: Asker, options: Options) -> Money | None:
+    """The most that the run can cost, from its start; None: unknown for one of its requests."""
+    if asker.bound is None:
+        return None
+    total = 0
+    for cell, task, item in _questions(cells, {task.name: task.drawn(options.limit, options.seed) for task in tasks}):
+        if _twin(cell, cells) is not None:
+            continue
+        bound = asker.bound(_body(cell, task, item, 0, options))
+        if bound is None:
+            return None
+        total += bound.nano * options.samples
+    return Money(total)
+
+
+class _Runner:
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        cells: Sequence[Cell],
+        asker: Asker,
+        options: Options,
+        judge: Judge | None,
+        progress: Progress,
+        file: BinaryIO,
+        before: Iterable[Result],
+    ) -> None:
+        self._tasks, self._cells, self._asker, self._options = tasks, cells, asker, options
+        self._judge, self._progress, self._file = judge, progress, file
+        self._done: dict[tuple[str, str, int], Result] = {}
+        self._spent = self._held = 0
+        for result in before:
+            self._spent += _paid(result)
+            if result.error is None:
+                self._done[result.key] = result
+
+    def missing(self) -> int:
+        """Answers that the grid has and the folder does not."""
+        all_ = len(list(_questions(self._cells, self._tasks))) * self._options.samples
+        return all_ - len(self._done)
+
+    async def all(self) -> str | None:
+        """Ask all that is missing; None, or why it stopped."""
+        ends = None if self._options.seconds is None else time.monotonic() + self._options.seconds
+        late = False
+        asked = [cell for cell in self._cells if _twin(cell, self._cells) is None]
+        for place, cell in enumerate(asked):
+            until = None
+            if ends is not None:
+                until = time.monotonic() + max(0.0, ends - time.monotonic()) / (len(asked) - place)
+            try:
+                late |= await self._cell(cell, until)
+            except _Stop as stop:
+                return str(stop)
+        for cell in self._cells:
+            twin = _twin(cell, self._cells)
+            if twin is not None:
+                await self._copied(cell, twin)
+        return "the time was over" if late else None
+
+    async def _cell(self, cell: Cell, until: float | None) -> bool:
+        """Ask what is missing of one cell; True when the time was over before that was all."""
+        task = self._tasks[cell.task]
+        order = [(item, sample) for item in task.items for sample in range(self._options.samples)]
+        left = iter([each for each in order if (cell.name, each[0].id, each[1]) not in self._done])
+        late = False
+        self._progress(cell.name, self._count(cell), len(order))
+
+        async def place() -> None:
+            nonlocal late
+            for item, sample in left:
+                if until is not None and time.monotonic() >= until:
+                    late = True
+                    return
+                await self._one(cell, task, item, sample)
+                self._progress(cell.name, self._count(cell), len(order))
+
+        places = [asyncio.create_task(place()) for _ in range(cell.concurrency)]
+        try:
+            await asyncio.gather(*places)
+        finally:
+            await asyncio.gather(*places, return_exceptions=True)  # what is under way was paid for
+        return late
+
+    async def _one(self, cell: Cell, task: Task, item: Item, sample: int) -> None:
+        body = _body(cell, task, item, sample, self._options)
+        held = self._reserved(body)
+        try:
+            told = await self._asker.ask(body)
+        finally:
+            self._held -= held
+        await self._write(cell, item, sample, body["messages"], told)
+        if told.final:
+            raise _Stop(f"the gateway refuses: {told.error}")
+
+    def _reserved(self, body: Mapping[str, Any]) -> int:
+        """Nano-dollars put aside for a request; raises `_Stop` where the budget does not hold them."""
+        budget, bound = self._options.budget, self._asker.bound
+        if budget is None or bound is None:
+            return 0
+        amount = bound(body)
+        if amount is None:
+            raise _Stop("the price of a model is not known, so no budget can be kept")
+        if self._spent + self._held + amount.nano > budget.nano:
+            raise _Stop(f"the budget of {budget} does not hold another question, which may cost {amount}")
+        self._held += amount.nano
+        return amount.nano
+
+    async def _write(
+        self, cell: Cell, item: Item, sample: int, messages: Sequence[Mapping[str, Any]], told: Told
+    ) -> None:
+        if told.error is not None:
+            scored = Scored(None, None, f"the request failed: {told.error}")
+        else:
+            scored = await score(item.scorer, item.question, told.text, item.reference, self._judge)
+        stages = [*told.stages, *scored.stages]
+        result = Result(
+            cell=cell.name,
+            item=item.id,
+            sample=sample,
+            prompt=[dict(each) for each in messages],
+            reference=item.reference,
+            answer=told.text,
+            guidance=told.guidance,
+            found=scored.found,
+            score=scored.score,
+            unscored=scored.unscored,
+            stages=stages,
+            input_tokens=told.input_tokens,
+            output_tokens=told.output_tokens,
+            cost=told.cost,
+            baseline=told.baseline,
+            seconds=told.seconds,
+            first_token=told.first_token,
+            why=told.why,
+            error=told.error,
+        )
+        self._file.write(msgspec.json.encode(result) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._spent += _paid(result)
+        if result.error is None:
+            self._done[result.key] = result
+
+    async def _copied(self, cell: Cell, twin: Cell) -> None:
+        """The teacher's first words alone, as another cell's answers begin: asked once, shown with their own cost."""
+        task = self._tasks[cell.task]
+        for item in task.items:
+            for sample in range(self._options.samples):
+                whole = self._done.get((twin.name, item.id, sample))
+                if whole is None or (cell.name, item.id, sample) in self._done:
+                    continue
+                stages = [stage for stage in whole.stages if stage.seat == "teacher" and stage.stage == "guidance"]
+                cost = [stage.cost for stage in stages]
+                told = Told(
+                    text=whole.guidance,
+                    stages=tuple(stages),
+                    input_tokens=whole.input_tokens,
+                    output_tokens=stages[0].output_tokens if stages else None,
+                    cost=None if not cost or cost[0] is None else cost[0],
+                    baseline=whole.baseline,
+                    seconds=stages[0].seconds if stages else None,
+                    why=f"the guidance of {twin.name}",
+                )
+                await self._write(cell, item, sample, whole.prompt, told)
+
+    def _count(self, cell: Cell) -> int:
+        return sum(key[0] == cell.name for key in self._done)
+
+
+def _questions(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> Iterator[tuple[Cell, Task, Item]]:
+    for cell in cells:
+        for item in tasks[cell.task].items:
+            yield cell, tasks[cell.task], item
+
+
+def _body(cell: Cell, task: Task, item: Item, sample: int, options: Options) -> dict[str, Any]:
+    """The request of one question. Its seed depends on the run's, the question and the sample, and on no cell."""
+    overrides: dict[str, Any] = {"strategy": "teacher" if cell.strategy == "cut-text" else cell.strategy}
+    if cell.teacher is not None and cell.strategy not in ("student", "cascade"):
+        overrides["teacher"] = cell.teacher
+    if cell.student is not None and cell.strategy not in ("teacher", "cascade"):
+        overrides["student"] = cell.student
+    if cell.guidance_tokens is not None and cell.strategy != "cut-text":
+        overrides["guidance_tokens"] = cell.guidance_tokens
+    route = (options.routes or {}).get(cell.strategy)
+    body: dict[str, Any] = {
+        "model": route or options.model,
+        "messages": task.messages(item, cell.exemplars),
+        "max_completion_tokens": cell.guidance_tokens if cell.strategy == "cut-text" else options.max_tokens,
+        "seed": int.from_bytes(sha256(f"{options.seed} {item.id} {sample}".encode()).digest()[:4]) >> 1,
+    }
+    if cell.strategy in ("teacher", "cut-text"):
+        body["temperature"] = 0
+    if route is None:
+        body["gkt"] = overrides
+    return body
+
+
+def _twin(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+    """The cell that gets the first words which this one is about."""
+    if cell.strategy != "cut-text":
+        return None
+    same = (cell.task, cell.guidance_tokens, cell.teacher, cell.exemplars)
+    guided = (each for each in cells if each.strategy == "cut-off")
+    return next((e for e in guided if (e.task, e.guidance_tokens, e.teacher, e.exemplars) == same), None)
+
+
+def _check(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> None:
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        raise ConfigError("a cell is there twice")
+    for cell in cells:
+        if cell.task not in tasks:
+            raise ConfigError(f"cell {cell.name}: no task {cell.task!r}")
+        task = tasks[cell.task]
+        try:
+            task.messages(task.items[0], cell.exemplars)
+        except ValueError as error:
+            raise ConfigError(f"cell {cell.name}: {error}") from error
+
+
+def _described(name: str, tasks: Mapping[str, Task], cells: Sequence[Cell], options: Options) -> Run:
+    told = {
+        task.name: {
+            "sha256": task.sha256,
+            "scorer": task.scorers,
+            "questions": len(task.items),
+            "max_tokens": options.max_tokens,
+            "samples": options.samples,
+        }
+        for task in tasks.values()
+    }
+    prices = {model: dict(price) for model, price in (options.prices or {}).items()}
+    return Run(name, time.time(), options.seed, version("gkt-gateway"), list(cells), told, prices, list(options.notes))
+
+
+def _begun(folder: Path, wanted: Run) -> Run:
+    """The run of the folder: the one that was begun there, if it is the same, else this one, from now on."""
+    if not (folder / RUN).exists():
+        if (folder / RESULTS).exists():
+            raise ConfigError(f"{folder} has results and no {RUN}")
+        part = folder / f"{RUN}.part"
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(wanted)))
+        part.replace(folder / RUN)
+        return wanted
+    begun, _ = read(folder)
+    for field in ("seed", "cells", "tasks", "prices"):
+        if getattr(begun, field) != getattr(wanted, field):
+            raise ConfigError(f"{folder} has a run with other {field}; take another folder, or ask for the same again")
+    return begun
+
+
+def _mended(path: Path) -> Path:
+    """The file without a torn last line, so that what is appended begins a line of its own."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+    return path
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"another process runs in {folder}") from None
+        yield
+
+
+def _paid(result: Result) -> int:
+    """Nano-dollars that this result's calls cost; what is copied from another cell was paid there."""
+    if result.why is not None and result.why.startswith("the guidance of "):
+        return 0
+    return sum(stage.cost or 0 for stage in result.stages)

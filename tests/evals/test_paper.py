@@ -1,0 +1,200 @@
+"""`gkt eval paper`: the grid on a replayed teacher and the real embedded student, and on whatever is configured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from evals import paper
+from evals.cli import app
+from evals.grid import QUICK, Shape, cells
+from evals.page import page
+from evals.paper import CHATGPT, FILES, LEAST, RECORDINGS, Plan, affordable
+from evals.results import read
+from evals.sheets import UNKNOWN, parts
+from evals.summary import summarise
+from gateway.config import Config
+from gateway.errors import ConfigError
+from tests.e2e import gateways
+from tests.evals.looking import looking
+
+SUMS = [(number, f"Mo has {number} apples and gets {number + 2} more. How many has Mo?") for number in range(3, 11)]
+PLACES = ["bank", "library", "mall", "desert", "river"]
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A data directory in the form of the real one, whose recorded teacher errs in one sum, and lacks one answer."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    sums = [{"id": each, "question": text, "gold": 2 * number + 2} for each, (number, text) in enumerate(SUMS)]
+    (folder / FILES["gsm8k"]).write_text(lines(sums), "utf-8")
+    choices = [["ABCDE"[place], name] for place, name in enumerate(PLACES)]
+    asked = [
+        {"id": each, "question": f"Where is money kept in town {each}?", "choices": choices, "answer": "A"}
+        for each in range(6)
+    ]
+    (folder / FILES["csqa"]).write_text(lines(asked), "utf-8")
+    said = {
+        "gsm8k": [
+            f"To find out how many apples Mo has, we add both numbers of apples: {number} + {number + 2}, with care. "
+            f"The answer is {2 * number + 2 + (each == 1)}."
+            for each, (number, _) in enumerate(SUMS)
+        ],
+        "csqa": ["Of all of these places money is kept in a bank, and nowhere else. The answer is (A)." for _ in asked],
+    }
+    for task, (file, prompt) in RECORDINGS.items():
+        rows = [
+            {"id": each, "model": CHATGPT, "prompt": name, "response": text if name == prompt else "another prompt's"}
+            for name in (prompt, "another")
+            for each, text in enumerate(said[task])
+        ]
+        rows[-len(said[task]) - 1]["response"] = None
+        (folder / file).write_text(lines(rows), "utf-8")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_the_quick_grid_on_the_real_student_is_a_page_of_its_results(
+    questions: Path, tmp_path: Path, chromium: str
+) -> None:
+    """Few cells and words, but the real models' seats: the replayed teacher, the embedded student, a real browser."""
+    gateways.needs_llama()
+    shapes = {"gsm8k": Shape((12,), 12, (0,))}
+    folder = tmp_path / "run"
+    made = paper.loaded(questions, shapes)
+    models, answered = paper.quick(questions, folder, made, batch=2, student=paper.embedded(2))
+    assert [len(task.items) for task in answered] == [len(SUMS) - 1], "one question has no recorded answer"
+    plan = Plan(models, shapes, folder, batch=2, limit=3, max_tokens=56)
+    ended = await paper.play(plan, answered)
+    assert (ended.missing, ended.why) == (0, None)
+
+    run, results = read(folder)
+    assert run.prices[CHATGPT] == {"input": "1.5", "output": "2"}
+    summary = summarise(run, results)
+    (group,) = summary.groups
+    rows = {each.cell.strategy: each for each in group.rows}
+    assert {name: each.asked for name, each in rows.items()} == dict.fromkeys(
+        ("teacher", "student", "cut-off", "cut-text"), 3
+    )
+    assert rows["teacher"].spent is not None
+    guided, alone = rows["cut-off"], rows["student"]
+    assert guided.teacher_tokens == 12
+    assert guided.student_tokens
+    assert guided.comparison is not None
+    assert guided.comparison.cost_share is not None
+    assert guided.comparison.cost_share > 0.1, "the student's tokens and the teacher's prompt are counted"
+    # A recording's seconds are no model's; the student's own are known.
+    assert [rows["teacher"].seconds, guided.seconds, guided.faster, guided.stages["guidance"]] == [None] * 4
+    assert alone.seconds is not None
+    assert guided.stages["answer"]
+
+    file = tmp_path / "report.html"
+    file.write_text(page(summary, results), "utf-8")
+    async with looking(chromium, file) as look:
+        for sheet in parts(summary)[0].sheets:
+            assert await look.table(sheet.id) == [list(row) for row in sheet.rows]
+        assert (await look.table("paper-0"))[0][-1] == UNKNOWN
+        drawn = await look.traces("pareto-0")
+        assert drawn["cut-off"]["x"] == [guided.comparison.cost_share]
+        counted = look.page.locator("#counted")
+        assert await counted.inner_text() == f"{len(results)} answers found, {len(results)} shown"
+        await look.page.get_by_label("Arm", exact=True).select_option(label="cut-off 12, batch 2")
+        assert await counted.inner_text() == "3 answers found, 3 shown"
+        marked = await look.page.locator(".talk mark").all_inner_texts()
+        assert marked == [result.guidance for result in results if "/cut-off/" in result.cell]
+
+
+def scripted(folder: Path) -> Path:
+    """A configuration whose models say one thing."""
+    config = {
+        "ledger": {"url": "sqlite://"},
+        "upstreams": {
+            "big": {"kind": "scripted", "model": "gpt-6-sol", "says": "Think of it. " * 30 + "The answer is 8."},
+            "small": {"kind": "scripted", "model": "mine", "says": "It is simple. The answer is (A)."},
+        },
+        "routes": {"gkt": {"strategy": "cut-off", "teacher": "big", "student": "small"}},
+        "prices": {"gpt-6-sol": {"input": 2, "output": 10}, "mine": {"input": 0.1, "output": 0.1}},
+    }
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config), "utf-8")
+    return file
+
+
+def told(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["eval", "paper", *map(str, words)], env={"COLUMNS": "200"})
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_the_whole_grid_on_configured_models_from_the_command_line(questions: Path, tmp_path: Path) -> None:
+    """Every method, budget and number of exemplars; asked again, nothing is asked twice."""
+    options = ("--config", scripted(tmp_path), "--data", questions, "--out", tmp_path / "run", "--questions", 1)
+    status, output = told(*options, "--batch", 8)
+    assert status == 0, output
+    assert "at most $" in output
+    run, results = read(tmp_path / "run")
+    assert {cell.strategy for cell in run.cells} == {"teacher", "student", "cut-off", "concise", "hint", "cut-text"}
+    assert len(results) == len(run.cells)
+    assert [result.error for result in results if result.error] == []
+    assert {cell.exemplars for cell in run.cells if cell.task == "csqa"} == {0, 2, 4, 7}
+    shots = next(result for result in results if "/7shot/" in result.cell)
+    assert shots.prompt[-1]["content"].count("The answer is") == 7
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
+    assert told(*options, "--batch", 8)[0] == 0
+    assert len(read(tmp_path / "run")[1]) == len(results)
+    assert told(*options, "--batch", 4)[0] == 2, "another run"
+
+
+def test_within_a_time_it_says_how_many_questions_that_is(questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    status, output = told(
+        "--quick", "--config", scripted(tmp_path), "--data", questions, "--out", out, "--questions", 3, "--minutes", 5
+    )
+    assert status == 0, output
+    run, results = read(out)
+    assert "3 questions of each task" in run.notes[-1]
+    assert "as many as were expected to fit into 5 minutes" in run.notes[-1]
+    assert {facts["questions"] for facts in run.tasks.values()} == {3}
+    assert len(results) == 3 * len(run.cells)
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    status, output = told("--quick", "--data", tmp_path, "--out", tmp_path / "run")
+    assert status == 2
+    for name in ("gsm8k_test.jsonl", "csqa_dev.jsonl", "chatgpt_gsm8k.jsonl", "chatgpt_csqa.jsonl", "--data DIR"):
+        assert name in output
+    assert not (tmp_path / "run").exists()
+    _, configured = told("--config", scripted(tmp_path), "--data", tmp_path)
+    assert "gsm8k_test.jsonl, csqa_dev.jsonl;" in configured
+
+
+def test_models_are_the_route_s_or_those_that_are_named(tmp_path: Path) -> None:
+    config = Config.load(scripted(tmp_path))
+    made = paper.configured(config, "gkt", None, None)
+    assert (made.teacher, made.student, made.recorded) == ("big", "small", False)
+    assert paper.configured(config, "gkt", "small", None).teacher == "small"
+    for route, teacher in (("none", None), ("gkt", "none")):
+        with pytest.raises(ConfigError):
+            paper.configured(config, route, teacher, None)
+
+
+def test_questions_fit_by_the_slowest_that_was_measured() -> None:
+    made = cells(QUICK, "big", "small", batch=4, recorded=True)
+    live = [cell.task for cell in made if cell.student is not None]
+    assert (live.count("gsm8k"), live.count("csqa")) == (5, 3)
+    one = 5 * 2.0 + 3 * 1.0
+    assert affordable({"gsm8k": 2.0, "csqa": 1.0}, made, 600) == int(600 * 0.85 / one) // 4 * 4 == 36
+    assert affordable({"gsm8k": 20.0, "csqa": 10.0}, made, 600) == LEAST
+    assert affordable({"gsm8k": 15.0, "csqa": 7.0}, made, 600) == int(510 / 96) // 4 * 4
+    assert affordable({"gsm8k": None, "csqa": 1.0}, made, 600) == LEAST
