@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, TaskID
-from rich.table import Table
 from rich.text import Text
 
 from gateway import telemetry
@@ -26,8 +24,6 @@ from pricing.money import Money
 if TYPE_CHECKING:
     from evals.calibrate import Goal
     from evals.paper import Plan
-    from evals.report import Floor, Half, Row, Splits
-    from evals.sweep import Along, Curve
     from evals.tasks import Task
 
 __all__ = ["app"]
@@ -60,7 +56,7 @@ def replay(
     least R and the mean cost share at most K. Exit status 1 when one is missed. See docs/tradeoff.md.
     """
     _needs_numpy()
-    from evals import report
+    from evals import report, tables
     from evals.recorded import Workload
 
     wanted = [_target(each, confidence) for each in target or DEFAULTS]
@@ -87,10 +83,91 @@ def replay(
         for line in (manifest.recorded, f"tokens {manifest.tokens}" if manifest.tokens else None, left):
             if line:
                 out.print(Text(f"  {line}"))
-        _half(out, held)
-        _splits(out, over, [most for _, most in wanted])
+        tables.half(out, held)
+        tables.splits(out, over, [most for _, most in wanted])
     if target and missed:
         raise Trouble("missed: " + ", ".join(f"rho={each.goal.retention:g}" for each in missed))
+
+
+@evals.command("run")
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where results go; a run that is there goes on.")],
+    task: Annotated[list[str], typer.Option(metavar="NAME=FILE", help="gsm8k, csqa, math, choices or own; repeat it.")],
+    strategy: Annotated[
+        list[str], typer.Option(help="teacher, student, cut-off, concise, hint, cascade or cut-text; repeat it.")
+    ],
+    tokens: Annotated[list[int] | None, typer.Option(help="Tokens of guidance; repeat it.")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="Upstreams that teach; repeat it.")] = None,
+    student: Annotated[list[str] | None, typer.Option(help="Upstreams that learn; repeat it.")] = None,
+    shots: Annotated[list[int] | None, typer.Option(help="Exemplars before the question; repeat it.")] = None,
+    exemplars: Annotated[Path | None, typer.Option(help="JSON lines of exemplars instead of our own.")] = None,
+    model: Annotated[str, typer.Option(help="The route that is asked, with overrides.")] = "gkt",
+    cascade: Annotated[str | None, typer.Option(metavar="MODEL", help="The route of strategy cascade.")] = None,
+    judge: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that judges open answers.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task, drawn by the seed.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Answers to each question.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 400,
+    seed: Annotated[int, typer.Option(help="Draws the questions and seeds the models.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions under way at once.")] = 8,
+    budget: Annotated[float | None, typer.Option(metavar="USD", help="The most that the run may cost.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="After so long no question is begun.")] = None,
+    url: Annotated[str | None, typer.Option(help="A gateway that runs; else one is opened in this process.")] = None,
+    key_env: Annotated[str, typer.Option(help="The environment variable with its key.")] = "GKT_API_KEY",
+    config: Annotated[Path | None, typer.Option(help="The configuration of the one in this process.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
+) -> None:
+    """Ask a grid of strategies the questions of tasks, score the answers, and write down what each cost and took.
+
+    Says first what the run can cost at most. Every answer is on disk when it is there: the same command again asks what
+    is missing, failed requests included. Exit status 1 when something is missing at the end. See docs/evaluation.md.
+    """
+    import asyncio
+
+    from evals import run_command
+    from evals.runner import Ended, Options
+    from gateway import telemetry
+    from gateway.errors import ConfigError
+    from pricing.money import Money
+
+    telemetry.configure(level=logging.WARNING)
+    out = show.console(stderr=True)
+    options = Options(
+        seed=seed,
+        limit=limit,
+        samples=samples,
+        max_tokens=max_tokens,
+        budget=None if budget is None else Money.usd(str(budget)),
+        seconds=seconds,
+        model=model,
+        routes={} if cascade is None else {"cascade": cascade},
+    )
+    grid = run_command.Grid(strategy, tokens or [], teacher or [], student or [], shots or [0], concurrency)
+
+    def agreed(most: Money | None) -> bool:
+        out.print(Text("what it can cost is not known" if most is None else f"at most {most}"))
+        if yes or (most is not None and not most):
+            return True
+        return typer.confirm("Go on?", err=True)
+
+    async def all_() -> Ended | None:
+        made = run_command.loaded(task, exemplars)
+        cells = grid.cells([each.name for each in made])
+        async with run_command.asking(url, key_env, config) as asker:
+            return await run_command.execute(
+                made, cells, folder, options, asker=asker, judge=judge, out=out, agreed=agreed
+            )
+
+    try:
+        ended = asyncio.run(all_())
+    except ConfigError as error:
+        raise Trouble(str(error)) from error
+    if ended is None:
+        raise Trouble("nothing was asked")
+    if ended.missing:
+        raise Trouble(
+            f"{ended.missing} answers are missing: {ended.why or 'requests failed'}; the same command goes on"
+        )
+    typer.echo(f"{folder}: all answers are there; gkt eval report {folder}")
 
 
 @evals.command("import")
@@ -315,107 +392,6 @@ def _target(text: str, confidence: float) -> tuple[Goal, float | None]:
         return Goal(said["rho"], confidence), said.get("kappa")
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not like rho=0.98:kappa=0.125", param_hint="--target") from error
-
-
-def _half(out: Console, held: Half) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("held half", overflow="fold")
-    for name in ("accuracy", "rho", "95 %", "kappa", "95 %", "teacher", "PGR", "lift", "lost/won", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in held.rows:
-        found = row.comparison
-        table.add_row(
-            Text(row.arm),
-            f"{row.accuracy:.3f}",
-            _number(found.retention),
-            _interval(found.retention_interval),
-            _number(found.cost_share),
-            _interval(found.cost_share_interval),
-            show.percent(row.escalated),
-            "-" if row.recovered is None else f"{row.recovered:.2f}",
-            "-" if row.lift is None else f"{row.lift:+.3f}",
-            f"{row.lost}/{row.won}",
-            f"{row.p:.2g}",
-        )
-    out.print(table)
-    beside = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    beside.add_column("beside the teacher", overflow="fold")
-    for name in ("difference", "95 %", "no worse by 1 point", "a correct answer costs"):
-        beside.add_column(name, justify="right", no_wrap=True)
-    for row in held.rows:
-        beside.add_row(Text(row.arm), *_beside(row))
-    out.print(beside)
-    floors = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    floors.add_column("kappa at the same rho", overflow="fold")
-    for name in ("rho", "random mixing", "oracle", "gap closed"):
-        floors.add_column(name, justify="right", no_wrap=True)
-    for arm, floor in held.floors.items():
-        floors.add_row(Text(arm), *_floor(floor))
-    out.print(floors)
-    if held.curves:
-        curves = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        curves.add_column("at every worth", overflow="fold")
-        for name in ("APGR", "CPT 0.5", "CPT 0.8", "APGR in $", "CPT 0.5", "CPT 0.8", "AIQ", "random mixing"):
-            curves.add_column(name, justify="right", no_wrap=True)
-        for arm, curve in held.curves.items():
-            curves.add_row(Text(arm), *_curve(curve))
-        out.print(curves)
-    for arm, why in held.refused.items():
-        out.print(Text(f"{arm}: refused: {why}"))
-
-
-def _beside(row: Row) -> list[str]:
-    found, ends = row.beside, row.beside.interval
-    holds = "yes" if found.holds else "not shown"
-    cost = "-" if row.per_correct is None else f"${row.per_correct / 1e6:.3g}"
-    return [f"{found.difference:+.3f}", f"{ends.low:+.3f} to {ends.high:+.3f}", holds, cost]
-
-
-def _curve(curve: Curve) -> list[str]:
-    return [*_along(curve.calls), *_along(curve.dollars), *(_share(each) for each in (curve.aiq, curve.aiq_random))]
-
-
-def _along(along: Along | None) -> list[str]:
-    return ["-"] * 3 if along is None else [_share(each) for each in along]
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _floor(floor: Floor) -> list[str]:
-    least = ["never" if share is None else f"{share:.3f}" for share in (floor.random, floor.oracle)]
-    return [_number(floor.retention), *least, "-" if floor.closed is None else show.percent(floor.closed)]
-
-
-def _splits(out: Console, over: list[Splits], most: list[float | None]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("means over splits", overflow="fold")
-    for name in ("splits", "rho", "sd", "kappa", "sd", "splits at rho", "refused", "target"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each, limit in zip(over, most, strict=True):
-        reached = each.retention >= each.goal.retention and (limit is None or each.share <= limit)
-        asked = f"rho {each.goal.retention:g}" + ("" if limit is None else f", kappa {limit:g}")
-        table.add_row(
-            Text(f"rho {each.goal.retention:g} at {each.goal.confidence:g}"),
-            str(each.count),
-            f"{each.retention:.4f}",
-            f"{each.retention_sd:.4f}",
-            f"{each.share:.4f}",
-            f"{each.share_sd:.4f}",
-            show.percent(each.reached),
-            str(each.refused),
-            Text(f"{asked}: {'reached' if reached else 'missed'}"),
-        )
-    out.print(table)
-
-
-def _number(value: float | None) -> str:
-    return show.UNKNOWN if value is None else f"{value:.3f}"
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.3f}-{ends[1]:.3f}"
 
 
 def _told(value: float | None) -> float | None:
