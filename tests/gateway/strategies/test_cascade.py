@@ -387,6 +387,7 @@ class TestGuidance:
         assert [prompt.prefix for prompt in teacher.prompts] == ["", "First we", ""], "it goes on from its own words"
         assert [prompt.max_tokens for prompt in teacher.prompts[:2]] == [3, 3]
         assert [draft.answer and draft.answer.value for draft in answer.exchange.drafts] == ["16", "17", "18"]
+        assert [draft.tokens for draft in answer.exchange.drafts] == [3, 4, 7]
         assert answer.text == self.LONG
 
     def says(self, prompt: Prompt) -> str:
@@ -419,6 +420,8 @@ class TestGuidance:
             answer = await home.ask()
         assert [(prompt.prefix, prompt.max_tokens) for prompt in teacher.prompts] == [("", 3), ("", 5)]
         assert answer.receipt["why"].endswith(": one")
+        assert answer.finish.usage is not None
+        assert (answer.finish.usage.input, answer.finish.usage.output) == (5, 7)
 
     async def test_a_student_that_cannot_continue_has_the_guidance_in_its_prompt(self, stage: Stage) -> None:
         two = Scripted("two", RIGHT, model="two", abilities=Ability.SAMPLES)
@@ -439,6 +442,16 @@ class TestGuidance:
         assert len(answer.exchange.drafts) == 1
         assert answer.exchange.climbs == [Climb(answer.exchange.drafts, None, answer.exchange.climbs[0].why)]
         assert entry["baseline"]["method"] == "measured"
+
+    async def test_what_it_answered_keeps_to_the_callers_stop_strings_and_limit(self, stage: Stage) -> None:
+        said = Scripted("teacher", "It is 18. So it is.", model="big")
+        long = agreeing({"student": "one"}, {**self.RUNG, "guidance_tokens": 20})
+        async with stage(long, teacher=said) as home:
+            answer = await home.ask(stop=("So",))
+        assert (answer.text, answer.finish.reasons) == ("It is 18. ", ("stop",))
+        async with stage(long, teacher=Scripted("teacher", self.LONG, model="big")) as home:
+            await home.ask(max_tokens=4)
+            assert home.teacher.prompts[0].max_tokens == 4
 
     async def test_guidance_that_holds_the_answer_is_counted_apart(self, stage: Stage) -> None:
         said = "The answer is 18. Since nine and nine make that much."
