@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.answers import Answer as Final
+from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
 from gateway.cascade.policy import Observed, Policy, Rung, Teacher
 from gateway.cascade.signals import Draft
@@ -262,6 +265,30 @@ async def test_a_client_that_leaves_stops_the_draft(stage: Stage) -> None:
         entry = await home.entry()
     assert one.closed_early == 1
     assert (entry["outcome"], entry["baseline"]["likely"]) == ("abandoned", 0)
+
+
+async def test_over_http_streamed_and_not(stage: Stage) -> None:
+    async with stage(strategy="student", student="one", two=Scripted("two", RIGHT, model="two")) as home:
+        app = create_app(home.gateway.config, opener=lambda _: nullcontext(home.gateway))
+        body = {"model": "gkt", "messages": [{"role": "user", "content": "?"}], "n": 2}
+        wanted = {"x-gkt-strategy": "cascade"}
+        door = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=door, base_url="http://localhost") as client,
+        ):
+            whole = await client.post("/v1/chat/completions", json=body, headers=wanted)
+            streamed = await client.post("/v1/chat/completions", json={**body, "stream": True}, headers=wanted)
+    assert whole.status_code == 200, whole.text
+    frames = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+    receipts = [whole.json()["gkt"], frames[-1]["gkt"]]
+    for receipt in receipts:
+        assert receipt["strategy"] == "cascade"
+        assert [draft["given"] for draft in receipt["drafts"]] == [True, False, True, False]
+    assert [choice["message"]["content"] for choice in whole.json()["choices"]] == [RIGHT, RIGHT]
+    for index in range(2):
+        choices = [choice for frame in frames for choice in frame["choices"] if choice["index"] == index]
+        assert "".join(choice["delta"].get("content", "") for choice in choices) == RIGHT
 
 
 class TestWholeAnswers:
