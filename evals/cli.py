@@ -90,6 +90,87 @@ def replay(
         raise Trouble("missed: " + ", ".join(f"rho={each.goal.retention:g}" for each in missed))
 
 
+@evals.command("run")
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where results go; a run that is there goes on.")],
+    task: Annotated[list[str], typer.Option(metavar="NAME=FILE", help="gsm8k, csqa, math, choices or own; repeat it.")],
+    strategy: Annotated[
+        list[str], typer.Option(help="teacher, student, cut-off, concise, hint, cascade or cut-text; repeat it.")
+    ],
+    tokens: Annotated[list[int] | None, typer.Option(help="Tokens of guidance; repeat it.")] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="Upstreams that teach; repeat it.")] = None,
+    student: Annotated[list[str] | None, typer.Option(help="Upstreams that learn; repeat it.")] = None,
+    shots: Annotated[list[int] | None, typer.Option(help="Exemplars before the question; repeat it.")] = None,
+    exemplars: Annotated[Path | None, typer.Option(help="JSON lines of exemplars instead of our own.")] = None,
+    model: Annotated[str, typer.Option(help="The route that is asked, with overrides.")] = "gkt",
+    cascade: Annotated[str | None, typer.Option(metavar="MODEL", help="The route of strategy cascade.")] = None,
+    judge: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that judges open answers.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task, drawn by the seed.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Answers to each question.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 400,
+    seed: Annotated[int, typer.Option(help="Draws the questions and seeds the models.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions under way at once.")] = 8,
+    budget: Annotated[float | None, typer.Option(metavar="USD", help="The most that the run may cost.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="After so long no question is begun.")] = None,
+    url: Annotated[str | None, typer.Option(help="A gateway that runs; else one is opened in this process.")] = None,
+    key_env: Annotated[str, typer.Option(help="The environment variable with its key.")] = "GKT_API_KEY",
+    config: Annotated[Path | None, typer.Option(help="The configuration of the one in this process.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
+) -> None:
+    """Ask a grid of strategies the questions of tasks, score the answers, and write down what each cost and took.
+
+    Says first what the run can cost at most. Every answer is on disk when it is there: the same command again asks what
+    is missing, failed requests included. Exit status 1 when something is missing at the end. See docs/evaluation.md.
+    """
+    import asyncio
+
+    from evals import run_command
+    from evals.runner import Ended, Options
+    from gateway import telemetry
+    from gateway.errors import ConfigError
+    from pricing.money import Money
+
+    telemetry.configure(level=logging.WARNING)
+    out = show.console(stderr=True)
+    options = Options(
+        seed=seed,
+        limit=limit,
+        samples=samples,
+        max_tokens=max_tokens,
+        budget=None if budget is None else Money.usd(str(budget)),
+        seconds=seconds,
+        model=model,
+        routes={} if cascade is None else {"cascade": cascade},
+    )
+    grid = run_command.Grid(strategy, tokens or [], teacher or [], student or [], shots or [0], concurrency)
+
+    def agreed(most: Money | None) -> bool:
+        out.print(Text("what it can cost is not known" if most is None else f"at most {most}"))
+        if yes or (most is not None and not most):
+            return True
+        return typer.confirm("Go on?", err=True)
+
+    async def all_() -> Ended | None:
+        made = run_command.loaded(task, exemplars)
+        cells = grid.cells([each.name for each in made])
+        async with run_command.asking(url, key_env, config) as asker:
+            return await run_command.execute(
+                made, cells, folder, options, asker=asker, judge=judge, out=out, agreed=agreed
+            )
+
+    try:
+        ended = asyncio.run(all_())
+    except ConfigError as error:
+        raise Trouble(str(error)) from error
+    if ended is None:
+        raise Trouble("nothing was asked")
+    if ended.missing:
+        raise Trouble(
+            f"{ended.missing} answers are missing: {ended.why or 'requests failed'}; the same command goes on"
+        )
+    typer.echo(f"{folder}: all answers are there; gkt eval report {folder}")
+
+
 @evals.command("import")
 def bring(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A directory with the published answers.")],

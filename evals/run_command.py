@@ -1,0 +1,123 @@
+"""`gkt eval run`: what the command line says becomes tasks, cells and options, and a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import cast, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evals import tasks
+from evals.asking import Asker, Told, in_process
+from evals.results import Cell, Strategy
+from evals.runner import Ended, Options, most, run
+from evals.scorers import Judge
+from evals.tasks import Task
+from gateway.config import Config
+from gateway.errors import ConfigError
+from pricing.money import Money
+
+GUIDED = frozenset({"cut-off", "concise", "hint"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is crossed with what. Names of teachers and students are those of upstreams."""
+
+    strategies: Sequence[str]
+    tokens: Sequence[int]
+    teachers: Sequence[str]
+    students: Sequence[str]
+    shots: Sequence[int]
+    concurrency: int
+
+    def cells(self, names: Sequence[str]) -> list[Cell]:
+        """The cells of all tasks in `names`; each once. ConfigError: a strategy lacks a model, or there is no such."""
+        found: dict[str, Cell] = {}
+        for task, strategy, shots in product(names, self.strategies, self.shots):
+            if strategy not in get_args(Strategy):
+                raise ConfigError(f"no strategy {strategy!r}; there are: {', '.join(get_args(Strategy))}")
+            tokens = self.tokens if strategy in GUIDED or strategy == "cut-text" else (None,)
+            teachers = self.teachers if strategy in GUIDED or strategy in ("teacher", "cut-text") else (None,)
+            students = self.students if strategy in GUIDED or strategy == "student" else (None,)
+            if not (tokens and teachers and students):
+                raise ConfigError(f"strategy {strategy!r} needs a --teacher, a --student or --tokens that is missing")
+            for budget, teacher, student in product(tokens, teachers, students):
+                cell = Cell(task, cast("Strategy", strategy), budget, teacher, student, shots, self.concurrency)
+                found[cell.name] = cell
+        return list(found.values())
+
+
+def loaded(wanted: Sequence[str], exemplars: Path | None) -> list[Task]:
+    """Tasks of texts like `gsm8k=FILE` or `gsm8k=hub:DATASET[@CONFIG]:SPLIT`. ConfigError."""
+    made = []
+    for text in wanted:
+        name, _, where = text.partition("=")
+        if not where:
+            raise ConfigError(f"{text!r} is not like gsm8k=FILE")
+        if where.startswith("hub:"):
+            dataset, _, split = where.removeprefix("hub:").rpartition(":")
+            dataset, _, config = dataset.partition("@")
+            made.append(tasks.from_hub(name, dataset, config or None, split))
+        else:
+            made.append(tasks.load(name, Path(where), exemplars))
+    if len({task.name for task in made}) < len(made):
+        raise ConfigError("a task is named twice")
+    return made
+
+
+@asynccontextmanager
+async def asking(url: str | None, key_env: str, config: Path | None) -> AsyncGenerator[Asker, None]:
+    """The gateway at `url`, asked with the key in that variable; None: one of that configuration, in this process."""
+    if url is None:
+        async with in_process(Config.load(config)) as asker:
+            yield asker
+        return
+    asker = Asker(url, os.environ.get(key_env, "none"))
+    try:
+        yield asker
+    finally:
+        await asker.aclose()
+
+
+def judged_by(asker: Asker, model: str | None) -> Judge | None:
+    """A judge that is a model of the same gateway; None without a model."""
+    if model is None:
+        return None
+
+    async def judge(prompt: str) -> Told:
+        said = {"role": "user", "content": prompt}
+        return await asker.ask({"model": model, "messages": [said], "temperature": 0, "max_completion_tokens": 16})
+
+    return judge
+
+
+async def execute(
+    made: Sequence[Task],
+    cells: Sequence[Cell],
+    folder: Path,
+    options: Options,
+    *,
+    asker: Asker,
+    judge: str | None,
+    out: Console,
+    agreed: Callable[[Money | None], bool],
+) -> Ended | None:
+    """Say what it can cost at most, ask whether to go on, and run with a bar; None: not agreed to."""
+    bound = most(made, cells, asker, options)
+    if not agreed(bound):
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
+        shown = {cell.name: bar.add_task(cell.name, total=None) for cell in cells}
+
+        def told(name: str, done: int, whole: int) -> None:
+            bar.update(shown[name], completed=done, total=whole)
+
+        return await run(folder.name, made, cells, folder, asker, options, judge=judged_by(asker, judge), progress=told)
