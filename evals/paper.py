@@ -108,7 +108,7 @@ def loaded(data: Path, shapes: Mapping[str, Shape]) -> list[Task]:
     return [tasks.load(name, data / FILES[name]) for name in shapes]
 
 
-def quick(
+def replayed(
     data: Path, folder: Path, made: Sequence[Task], *, batch: int, student: Mapping[str, Any]
 ) -> tuple[Models, list[Task]]:
     """ChatGPT's recorded answers as the teacher of `student` (an upstream's configuration), and what it answered.
