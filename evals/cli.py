@@ -17,7 +17,8 @@ from gateway.cli.group import Commands, Trouble
 
 if TYPE_CHECKING:
     from evals.calibrate import Goal
-    from evals.report import Floor, Half, Splits
+    from evals.report import Floor, Half, Row, Splits
+    from evals.sweep import Along, Curve
 
 __all__ = ["app"]
 
@@ -183,6 +184,13 @@ def _half(out: Console, held: Half) -> None:
             f"{row.p:.2g}",
         )
     out.print(table)
+    beside = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    beside.add_column("beside the teacher", overflow="fold")
+    for name in ("difference", "95 %", "no worse by 1 point", "a correct answer costs"):
+        beside.add_column(name, justify="right", no_wrap=True)
+    for row in held.rows:
+        beside.add_row(Text(row.arm), *_beside(row))
+    out.print(beside)
     floors = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     floors.add_column("kappa at the same rho", overflow="fold")
     for name in ("rho", "random mixing", "oracle", "gap closed"):
@@ -190,8 +198,35 @@ def _half(out: Console, held: Half) -> None:
     for arm, floor in held.floors.items():
         floors.add_row(Text(arm), *_floor(floor))
     out.print(floors)
+    if held.curves:
+        curves = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        curves.add_column("at every worth", overflow="fold")
+        for name in ("APGR", "CPT 0.5", "CPT 0.8", "APGR in $", "CPT 0.5", "CPT 0.8", "AIQ", "random mixing"):
+            curves.add_column(name, justify="right", no_wrap=True)
+        for arm, curve in held.curves.items():
+            curves.add_row(Text(arm), *_curve(curve))
+        out.print(curves)
     for arm, why in held.refused.items():
         out.print(Text(f"{arm}: refused: {why}"))
+
+
+def _beside(row: Row) -> list[str]:
+    found, ends = row.beside, row.beside.interval
+    holds = "yes" if found.holds else "not shown"
+    cost = "-" if row.per_correct is None else f"${row.per_correct / 1e6:.3g}"
+    return [f"{found.difference:+.3f}", f"{ends.low:+.3f} to {ends.high:+.3f}", holds, cost]
+
+
+def _curve(curve: Curve) -> list[str]:
+    return [*_along(curve.calls), *_along(curve.dollars), *(_share(each) for each in (curve.aiq, curve.aiq_random))]
+
+
+def _along(along: Along | None) -> list[str]:
+    return ["-"] * 3 if along is None else [_share(each) for each in along]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _floor(floor: Floor) -> list[str]:

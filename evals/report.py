@@ -15,10 +15,11 @@ from typing import Any
 from evals.calibrate import Goal, Unsupported, calibrate
 from evals.recorded import Question, Workload
 from evals.replay import Played, cut, gate, play
+from evals.sweep import Curve, curve, sweep
 from gateway.cascade.policy import Policy
 from pricing import tradeoff
 from pricing.intervals import mcnemar
-from pricing.tradeoff import Comparison, Option, Point
+from pricing.tradeoff import Comparison, NonInferiority, Option, Point
 
 CAP = 0.9
 """The capped teacher is cut at this quantile of its lengths in the calibration half."""
@@ -26,7 +27,10 @@ CAP = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One arm on the held half. Shares of one; None is what the data do not say, or what makes no sense for the arm."""
+    """One arm on the held half. Shares of one; None is what the data do not say, or what makes no sense for the arm.
+
+    `per_correct` are micro-dollars for one correct answer.
+    """
 
     arm: str
     accuracy: float
@@ -38,6 +42,7 @@ class Row:
     won: int
     p: float
     per_correct: float | None
+    beside: NonInferiority
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,13 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """The held half of the workload's own split: its rows, and beside each policy the floors at its own retention."""
+    """The held half of the workload's own split: its rows; of each policy its floors and its curve."""
 
     questions: int
     calibrated: int
     rows: Sequence[Row]
     floors: dict[str, Floor]
+    curves: dict[str, Curve]
     policies: dict[str, Policy]
     refused: dict[str, str]
 
@@ -123,7 +129,9 @@ def half(workload: Workload, goals: Sequence[Goal]) -> Half:
         for row in rows
         if row.arm in policies or row.arm.startswith("simple gate")
     }
-    return Half(len(held), len(calibration), rows, floors, policies, refused)
+    ends = [[question.arms[model] for question in held] for model in (manifest.students[0], manifest.teacher)]
+    curves = {name: curve(list(sweep(policy, calibration, held, manifest)), *ends) for name, policy in policies.items()}
+    return Half(len(held), len(calibration), rows, floors, curves, policies, refused)
 
 
 def splits(workload: Workload, goal: Goal, count: int, *, done: Callable[[], object] = lambda: None) -> Splits:
@@ -154,8 +162,9 @@ def told(half: Half, over: Sequence[Splits]) -> dict[str, Any]:
     return {
         "held": half.questions,
         "calibrated": half.calibrated,
-        "rows": [asdict(row) for row in half.rows],
+        "rows": [{**asdict(row), "non_inferior": row.beside.holds} for row in half.rows],
         "floors": {name: asdict(floor) for name, floor in half.floors.items()},
+        "curves": {name: _told(curve) for name, curve in half.curves.items()},
         "policies": {name: policy.model_dump(mode="json", exclude_none=True) for name, policy in half.policies.items()},
         "refused": half.refused,
         "splits": [asdict(each) for each in over],
@@ -185,6 +194,7 @@ def _row(name: str, played: Sequence[Played], student: Sequence[Played], teacher
         test.b,
         test.p,
         tradeoff.cost_per_correct(costs, scores),
+        tradeoff.non_inferiority(scores, teacher_scores),
     )
 
 
@@ -207,6 +217,13 @@ def _floor(
     known = random is not None and oracle is not None and share is not None
     closed = tradeoff.gap_closed(share, random, oracle) if known else None  # type: ignore[arg-type]
     return Floor(retention, random, oracle, closed)
+
+
+def _told(curve: Curve) -> dict[str, Any]:
+    """A curve with the names of its numbers, which a tuple loses in JSON."""
+    along = {name: each and each._asdict() for name, each in (("calls", curve.calls), ("dollars", curve.dollars))}
+    points = [each._asdict() for each in curve.points]
+    return {"points": points, **along, "aiq": curve.aiq, "aiq_random": curve.aiq_random}
 
 
 def _columns(played: Sequence[Played]) -> tuple[list[float], list[float]]:

@@ -31,6 +31,8 @@ def test_a_target_that_is_reached_and_one_that_is_missed(folder: Path) -> None:
     assert (reached.exit_code, "reached" in reached.stdout) == (0, True)
     for arm in ("teacher: big", "teacher, cut at", "student: third", "simple gate", "random mixing", "oracle"):
         assert arm in reached.stdout
+    for number in ("APGR", "CPT 0.8", "AIQ", "no worse by 1 point", "a correct answer costs"):
+        assert number in reached.stdout
     missed = run("eval", "replay", folder, "--splits", 2, "--target", "rho=0.9:kappa=0.001")
     assert missed.exit_code == 1
     assert "missed: rho=0.9" in missed.output
@@ -45,6 +47,13 @@ def test_json_holds_what_the_table_shows(folder: Path) -> None:
     assert low < row["comparison"]["cost_share"] < high
     assert told["floors"][name]["oracle"] < row["comparison"]["cost_share"] < told["floors"][name]["random"]
     assert Policy.model_validate(told["policies"][name]).rungs
+    curve = told["curves"][name]
+    assert 0.5 < curve["calls"]["apgr"] < 1.1
+    assert curve["aiq_random"] < curve["aiq"] <= 1
+    assert curve["dollars"].keys() == {"apgr", "cpt_50", "cpt_80"}
+    assert row["beside"]["difference"] == pytest.approx(row["accuracy"] - told["rows"][0]["accuracy"])
+    assert row["non_inferior"] == (row["beside"]["interval"][0] > -0.01)
+    assert row["per_correct"] < told["rows"][0]["per_correct"]
     assert told["splits"][0]["count"] == 2
 
 
