@@ -66,7 +66,7 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
         "alone": float(len(drafts) > 1 and not several),
         "unparsed": float(sum(draft.answer is None for draft in drafts)),
         "length": sum(lengths) / len(lengths) if lengths else 0.0,
-        "odd": float(_odd(chosen.answer)),
+        "odd": float(odd(chosen.answer)),
         "doubt": -chosen.logprob if chosen.logprob is not None else 0.0,
     }
     if len(drafts) > 2:  # of two that agree nobody is left out
@@ -75,7 +75,8 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
     return Reading(best, votes[best], signals)
 
 
-def _odd(answer: Answer | None) -> bool:
+def odd(answer: Answer | None) -> bool:
+    """True for words, a fraction, a formula: what is neither a whole number nor a choice nor JSON."""
     if answer is None or answer.kind != "number":
         return answer is not None and answer.kind == "text"
     return Fraction(answer.value).denominator != 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from gateway.cascade.kept import Kept
 from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
 from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
@@ -31,6 +32,8 @@ class Entry:
     `arm` and `shadow_propensity` are the plan's. `shadow_of`: this is no client's request but a measurement of the one
     with that id, whose model, route, strategy and caller it has; see `shadow_id`. `guidance_cache` is the exchange's;
     `avoided` what its hit saved: the price of the call that was not made, None where there is no hit or no price.
+    `shadow_drawn`: whether a shadow is to follow, None where that was not drawn. `drafts` are the answers that a
+    cascade had, or that its shadow had beside them.
     """
 
     request_id: str
@@ -61,6 +64,8 @@ class Entry:
     shadow_of: str | None = None
     guidance_cache: CacheOutcome | None = None
     avoided: Money | None = None
+    shadow_drawn: bool | None = None
+    drafts: Sequence[Kept] = ()
 
     @property
     def spent(self) -> Money | None:

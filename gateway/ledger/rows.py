@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from gateway.cascade import kept
 from gateway.chat import Call
 from gateway.ledger.entry import Entry
 from gateway.ledger.schema import calls, entries
@@ -178,6 +179,7 @@ def _entry_row(entry: Entry, *, text: bool) -> Row:
         entry.propensity,
         entry.arm,
         entry.shadow_propensity,
+        entry.shadow_drawn,
         entry.shadow_of,
         entry.first_token,
         entry.duration,
@@ -195,6 +197,7 @@ def _entry_row(entry: Entry, *, text: bool) -> Row:
             if base
             else (None, None, None, None, None)
         ),
+        kept.dumps(entry.drafts) if entry.drafts else None,
         orjson.dumps(entry.text, default=str).decode() if text and entry.text is not None else None,
     )
 
@@ -216,5 +219,6 @@ def entry_data(row: Mapping[Any, Any]) -> dict[str, Any]:
     baseline = {name: entry.pop(f"baseline_{name}") for name in ("method", "low", "likely", "high", "tokens")}
     baseline["output_tokens"] = baseline.pop("tokens")
     entry["baseline"] = None if baseline["method"] is None else baseline
+    entry["drafts"] = [] if entry["drafts"] is None else orjson.loads(entry["drafts"])
     entry["text"] = None if entry["text"] is None else orjson.loads(entry["text"])
     return entry

@@ -104,6 +104,7 @@ entries = Table(
     Column("propensity", Double, nullable=False),
     Column("arm", Text),  # NULL: nothing was drawn
     Column("shadow_propensity", Double),
+    Column("shadow_drawn", Boolean),  # whether a shadow was to follow; NULL: that was not drawn
     Column("shadow_of", Text),  # the request that this one measures; NULL: it is a client's
     Column("first_token", Double),
     Column("duration", Double),
@@ -125,6 +126,7 @@ entries = Table(
     Column("baseline_likely", BigInteger),
     Column("baseline_high", BigInteger),
     Column("baseline_tokens", BigInteger),
+    Column("drafts", Text),  # JSON: the answers that a cascade had, without their words; see `gateway.cascade.kept`
     Column("text", Text),  # JSON, only where storing text was switched on
 )
 """One row a request, and one a measurement of one. No prompt or answer text, unless it was asked for."""

@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, delete, func, insert, inspect, select, update
 
+from gateway.cascade.kept import Kept
 from gateway.errors import BadRequest, Busy
 from gateway.ledger import migrate, rollup, rows
 from gateway.ledger.entry import Ledger, Query, SavingsRow
@@ -62,6 +63,11 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         shadow_propensity=0.5,
         guidance_cache="bypassed",
         avoided=Money(3),
+        shadow_drawn=True,
+        drafts=[
+            Kept(0, "small", 40, 0, "number", logprob=-0.25, calls=("call-2",)),
+            Kept(None, "openai", 12, given=True),
+        ],
         first_token=0.125,
         duration=2.5,
         visible_input=312,
@@ -86,6 +92,19 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
         "wasted": "empty",
         "guidance_cache": "bypassed",
         "avoided": 3,
+        "shadow_drawn": True,
+        "drafts": [
+            {
+                "place": 0,
+                "model": "small",
+                "output": 40,
+                "group": 0,
+                "kind": "number",
+                "logprob": -0.25,
+                "calls": ["call-2"],
+            },
+            {"place": None, "model": "openai", "output": 12, "given": True},
+        ],
         "stand_in": True,
         "propensity": 0.25,
         "arm": "policy",

@@ -85,6 +85,17 @@ def test_a_ledger_of_the_first_version_keeps_its_entries_and_gets_keys(connectio
     assert connection.execute(select(keys)).all() == []
 
 
+def test_a_ledger_without_drafts_has_none_of_its_old_entries(connection: Connection) -> None:
+    command.upgrade(migrate.config(connection), "0009")
+    there = {column["name"] for column in inspect(connection).get_columns("entries")}
+    assert {"drafts", "shadow_drawn"}.isdisjoint(there)
+    row = {column.name: None if column.nullable else 0 for column in entries.columns if column.name in there}
+    connection.execute(insert(entries).values(row | {"request_id": "old", "caller": "alice", "shadow_propensity": 0.5}))
+    migrate.upgrade(connection)
+    found = select(entries.c.request_id, entries.c.shadow_propensity, entries.c.shadow_drawn, entries.c.drafts)
+    assert connection.execute(found).all() == [("old", 0.5, None, None)]
+
+
 def test_head_is_the_last_step(connection: Connection) -> None:
     assert ScriptDirectory.from_config(migrate.config(connection)).get_heads() == [migrate.HEAD]
 
