@@ -57,13 +57,14 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
 def grouped(kept: Sequence[Kept], answers: Sequence[Answer | None]) -> list[Kept]:
     """The same, each with what is kept of its answer: numbers from 0 in the order in which answers are first seen."""
     numbers: dict[Answer, int] = {}
-    told = []
-    for each, answer in zip(kept, answers, strict=True):
-        if answer is not None:
-            group = numbers.setdefault(answer, len(numbers))
-            each = msgspec.structs.replace(each, group=group, kind=answer.kind, odd=odd(answer))
-        told.append(each)
-    return told
+
+    def told(one: Kept, answer: Answer | None) -> Kept:
+        if answer is None:
+            return one
+        group = numbers.setdefault(answer, len(numbers))
+        return msgspec.structs.replace(one, group=group, kind=answer.kind, odd=odd(answer))
+
+    return [told(*each) for each in zip(kept, answers, strict=True)]
 
 
 def dumps(kept: Sequence[Kept]) -> str:
