@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from gateway.cascade.signals import Draft
 from gateway.chat import Call, Climb, Exchange
 from gateway.config import GUIDED, BaselineConfig
+from gateway.drafts import kept
 from gateway.ledger.entry import Entry
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream, tier_asked
@@ -71,7 +72,7 @@ class Bookkeeper:
             model=chat.model,
             route=plan.route,
             strategy=plan.strategy,
-            why="; ".join((plan.why, *(climb.why for climb in exchange.climbs))),
+            why="; ".join((plan.why, *(climb.why for climb in exchange.climbs if climb.why))),
             caller=exchange.caller.id,
             outcome=exchange.outcome,
             stream=chat.stream,
@@ -96,6 +97,8 @@ class Bookkeeper:
             arm=plan.arm,
             shadow_propensity=plan.shadow_propensity,
             shadow_of=exchange.shadow_of,
+            shadow_drawn=None if plan.shadow_propensity is None else plan.shadow,
+            drafts=kept(exchange),
         )
 
     def _price(self, call: Call) -> None:

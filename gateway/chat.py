@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gateway.allowance import NO_LIMITS, Allowance, Limits
-from gateway.answers import Kind
+from gateway.answers import Answer, Kind
 from gateway.cascade.policy import Policy
 from gateway.cascade.signals import Draft
 from pricing.bill import Line
@@ -213,16 +213,28 @@ class Guidance:
     wasted: str | None = None
 
 
+class Taken(NamedTuple):
+    """The rung of a draft, by its place in the policy, and how many calls it took (of a chat for one answer)."""
+
+    place: int
+    calls: int
+
+
 @dataclass(slots=True)
 class Climb:
     """How one choice of a cascade came to its answer: a draft for each rung, in their order, and what was decided last.
 
-    `given` is the place of the draft that was given; None: the teacher's answer was, or none yet.
+    `given` is the place of the draft that was given; None: the teacher's answer was, or none yet. `taken` says of each
+    draft which rung it is of; the first `former` were made for another exchange, the one that this one measures.
+    `teacher` is the final answer of the teacher's; None: it has none, or was not asked.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     given: int | None = None
     why: str = ""
+    taken: list[Taken] = field(default_factory=list)
+    former: int = 0
+    teacher: Answer | None = None
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ from gateway.strategies.base import Strategy
 from gateway.strategies.cascade import Cascade
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
+from gateway.strategies.rest import Rest
 from gateway.strategies.solo import Solo
 from gateway.upstreams import Desk, Upstream, check_keyless, quoting, worst_case
 from pricing.book import PriceBook
@@ -111,6 +112,7 @@ class Gateway:
             "cascade": Cascade(),
         }
         self._shadow: Strategy = Solo("teacher", "measurement")
+        self._rest: Strategy = Rest()
 
     @property
     def config(self) -> Config:
@@ -248,14 +250,18 @@ class Gateway:
             log.info("shadow skipped", request_id=exchange.chat.id)
 
     async def _measure(self, exchange: Exchange) -> None:
-        """Let the teacher alone answer a chat that is served. Nobody hears it; it is settled once, whatever happens."""
+        """Let the teacher alone answer a chat that is served, and the students of a cascade that were not asked.
+
+        Nobody hears it; it is settled once, whatever happens.
+        """
         began = time.perf_counter()
         shadow = shadows.shadow(exchange)
         rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
         desk = Desk(shadow, self.upstreams, rules.book, self.ledger, rules.prompts)
         shadow.outcome = "abandoned"
         try:
-            async with aclosing(self._shadow.run(shadow, desk)) as events:
+            strategy = self._rest if len(shadow.climbs) == 1 else self._shadow
+            async with aclosing(strategy.run(shadow, desk)) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         shadow.outcome, shadow.visible = "ok", event.usage

@@ -17,25 +17,31 @@ from gateway.answers import Kind, agreement
 from gateway.chat import Exchange
 from gateway.errors import Busy
 from gateway.ledger.entry import Ledger, shadow_id
+from gateway.strategies.rest import beside, unclimbed
 
 AT_ONCE = 8
 """Shadows under way at once; what comes on top is skipped and counted: measuring must not crowd out answering."""
 
 
 def wanted(exchange: Exchange) -> bool:
-    """Whether the teacher is to answer too: it was drawn, and the answer is one to compare with.
+    """Whether there is to be a shadow: it was drawn, and there is something to compare with.
 
     Not after a failure or for a client that left; not where the teacher's own answer was shown, which is a measured
-    baseline already; and not for who brought a key of their own, which is not for our measurements.
+    baseline already, unless a cascade left students unasked; and not for who brought a key of their own, which is not
+    for our measurements.
     """
-    student = any(call.seat == "student" and call.error is None for call in exchange.calls)
     if exchange.climbs:
-        student = any(climb.given is not None for climb in exchange.climbs)
-    return exchange.plan.shadow and exchange.outcome == "ok" and student and exchange.chat.provider_key is None
+        more = any(climb.given is not None for climb in exchange.climbs) or bool(unclimbed(exchange))
+    else:
+        more = any(call.seat == "student" and call.error is None for call in exchange.calls)
+    return exchange.plan.shadow and exchange.outcome == "ok" and more and exchange.chat.provider_key is None
 
 
 def shadow(exchange: Exchange) -> Exchange:
-    """The exchange in which the teacher answers the chat of `exchange` by itself, unheard, beginning now."""
+    """The exchange in which the teacher answers the chat of `exchange` by itself, unheard, beginning now.
+
+    Of a cascade it has the drafts that were made, and is to have those that were not.
+    """
     request_id = exchange.chat.id
     chat = replace(exchange.chat, id=shadow_id(request_id), provider_key=None)
     plan = replace(
@@ -48,7 +54,10 @@ def shadow(exchange: Exchange) -> Exchange:
         arm=None,
         shadow_propensity=None,
     )
-    return Exchange(chat, exchange.caller, plan, time.time(), rules=exchange.rules, shadow_of=request_id)
+    climbs = beside(exchange)
+    made = Exchange(chat, exchange.caller, plan, time.time(), rules=exchange.rules, shadow_of=request_id, climbs=climbs)
+    made.drafts = climbs[0].drafts if climbs else []
+    return made
 
 
 def agreed(exchange: Exchange, shadow: Exchange, kind: Kind | None) -> float | None:

@@ -37,7 +37,11 @@ def measure(connection: Connection, shadow_ids: Sequence[str]) -> list[dict[str,
 
 
 def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str, Any]]:
-    teacher = _of(connection, shadow["request_id"])[0]
+    # A cascade's shadow may have asked students too, or them alone.
+    asked = [call for call in _of(connection, shadow["request_id"]) if call["seat"] == "teacher"]
+    if not asked:
+        return []
+    teacher, costs = asked[0], [call["amount"] for call in asked]
     measurement = {
         "request_id": request["request_id"],
         "shadow_id": shadow["request_id"],
@@ -48,7 +52,7 @@ def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str
         "shown_output": request["visible_output"],
         "teacher_input": shadow["visible_input"],
         "teacher_output": shadow["teacher_tokens"],
-        "cost": shadow["spent"],
+        "cost": None if None in costs else sum(costs),
         "price": teacher["price"],
     }
     connection.execute(insert(measurements).values(measurement))
@@ -58,8 +62,8 @@ def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str
     earlier = select(corrections).where(corrections.c.request_id == request["request_id"])
     before = _rows(connection, earlier.order_by(corrections.c.number))
     made = _of(connection, request["request_id"])
-    costs = amounts(made, before)
-    was, will = tally(request, made, costs), tally(request, made, costs, measurement)
+    booked = amounts(made, before)
+    was, will = tally(request, made, booked), tally(request, made, booked, measurement)
     at = shadow["at"] + (shadow["duration"] or 0.0)
     moved = (request["baseline_method"], {name: -was[name] for name in MEASURES}), (new, will)
     return [correction(request, number, at, *each) for number, each in enumerate(moved, len(before) + 1)]

@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from gateway.cascade.policy import Decision, decide
-from gateway.chat import Climb, Exchange
+from gateway.chat import Climb, Exchange, Taken
 from gateway.strategies.base import Upstreams, merged
-from gateway.strategies.draft import Heard, draft, listened, policy_of
+from gateway.strategies.draft import Heard, answer_of, draft, listened, policy_of
 from gateway.strategies.seam import Trim
 from gateway.strategies.solo import one_of, together, whole
 from gateway.strategies.voice import Choice, voiced
-from students.engine import Event, Finish
+from students.engine import Delta, Event, Finish
 from students.errors import EngineError
 from students.outlet import Outlet
 
@@ -48,6 +48,7 @@ async def _choice(exchange: Exchange, upstreams: Upstreams, climb: Climb, index:
     heard: list[Heard] = []
     while (decision := decide(policy, climb.drafts, plan.closed)).action == "ask":
         before = next((each.guidance for each in reversed(heard) if each.guidance is not None), None)
+        made = len(exchange.calls)
         rung = await draft(exchange, upstreams, len(heard), index=index, before=before)
         heard.append(rung)
         if rung.complete:
@@ -56,6 +57,7 @@ async def _choice(exchange: Exchange, upstreams: Upstreams, climb: Climb, index:
                 yield event
             return
         climb.drafts.append(rung.draft)
+        climb.taken.append(Taken(len(heard) - 1, len(exchange.calls) - made))
     climb.why = f"rung {len(heard)} of {len(policy.rungs)}: {decision.why}"
     best = _best(decision, heard)
     if decision.action == "accept" and best is not None:
@@ -94,22 +96,26 @@ async def _escalated(
     if capped:
         prompt = replace(prompt, max_tokens=limit, stream=False)
     climb.why += ": the teacher"
-    begun = False
+    said: list[Delta] = []
     spoken = voiced(upstreams.ask("teacher", "answer", prompt), [Choice(index, Outlet(chat.sampling.stop), Trim(own))])
     try:
         if not capped:
             async with aclosing(spoken) as events:
                 async for event in events:
-                    begun = True
+                    if isinstance(event, Finish):
+                        climb.teacher = await answer_of(exchange, said, event.reason, own)
+                    else:
+                        said.append(event)
                     yield event
             return
         said, end = await listened(spoken)
     except EngineError as error:
-        if begun or best is None or plan.on_teacher_failure == "error":
+        if said or best is None or plan.on_teacher_failure == "error":
             raise
         climb.why += f" failed ({type(error).__name__})"
     else:
         if end.reason != "length" or best is None:
+            climb.teacher = await answer_of(exchange, said, end.reason, own)
             for delta in said:
                 yield delta
             yield end

@@ -131,7 +131,7 @@ async def _guided(
     if guidance.complete:
         text = outlet.feed(guidance.text).text + outlet.finish().text
         said, end = [Delta(text, index)], Finish(usage=_shown(read, 0, guidance.tokens))
-        made = Draft(rung.student, await _answer(exchange, said, "stop", ""), guidance.tokens, told=True)
+        made = Draft(rung.student, await answer_of(exchange, said, "stop", ""), guidance.tokens, told=True)
         return Heard(made, said, end, guidance, complete=True)
     nothing = Heard(Draft(rung.student, None, 0), [], None, guidance)
     if guidance.wasted is not None:
@@ -213,10 +213,10 @@ async def _draft(exchange: Exchange, student: str, own: str, said: Sequence[Delt
         entry for delta in said for entry in delta.logprobs or () if isinstance(entry.get("logprob"), int | float)
     ]
     logprob = sum(float(entry["logprob"]) for entry in entries) / len(entries) if entries else None
-    return Draft(student, await _answer(exchange, said, end.reason, own), max(written, 1), logprob)
+    return Draft(student, await answer_of(exchange, said, end.reason, own), max(written, 1), logprob)
 
 
-async def _answer(exchange: Exchange, said: Sequence[Delta], reason: str, own: str) -> Answer | None:
+async def answer_of(exchange: Exchange, said: Sequence[Delta], reason: str, own: str) -> Answer | None:
     """What an answer finally says; calls of tools say the same where their names and arguments are the same JSON."""
     if reason not in WHOLE or any(delta.fields and delta.fields.get("refusal") for delta in said):
         return None

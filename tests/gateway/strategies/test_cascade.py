@@ -18,7 +18,7 @@ from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
 from gateway.cascade.policy import Observed, Policy, Rung, Teacher
 from gateway.cascade.signals import Draft
-from gateway.chat import Climb, Exchange
+from gateway.chat import Exchange
 from gateway.config import Config
 from gateway.errors import UpstreamFailed
 from gateway.strategies.draft import draft
@@ -467,7 +467,8 @@ class TestGuidance:
         assert answer.receipt["why"].endswith("rung 2 of 3: the teacher ended within its guidance")
         assert home.asked == (1, 0, 1)
         assert len(answer.exchange.drafts) == 1
-        assert answer.exchange.climbs == [Climb(answer.exchange.drafts, None, answer.exchange.climbs[0].why)]
+        (climb,) = answer.exchange.climbs
+        assert (climb.drafts, climb.given) == (answer.exchange.drafts, None)
         assert entry["baseline"]["method"] == "measured"
 
     async def test_what_it_answered_keeps_to_the_callers_stop_strings_and_limit(self, stage: Stage) -> None:
