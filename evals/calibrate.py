@@ -35,7 +35,14 @@ ROUND = 16
 
 
 class Unsupported(Exception):
-    """The data cannot support the claim; the message says why, and how much data would."""
+    """The data cannot support the claim; the message says why, and how much data would.
+
+    `needed`: how many questions to calibrate on would do, all else equal; None: nobody can say, or none would.
+    """
+
+    def __init__(self, message: str, needed: int | None = None) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +78,28 @@ def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, 
     """
     count = len(questions)
     if count < LEAST:
-        raise Unsupported(f"{count} questions; nothing is claimed below {LEAST}")
+        raise Unsupported(f"{count} questions; nothing is claimed below {LEAST}", LEAST)
     teacher = np.array([question.arms[manifest.teacher].score for question in questions])
     if not teacher.any():
         raise Unsupported("the teacher is never right here, so there is no accuracy to keep")
     search = _Search(questions, manifest, goal, teacher, seed)
-    best = search.cheapest(Shape(ladder, search.prefer, (None,) * len(ladder)) for ladder in search.ladders())
+    best = search.cheapest(search.free(ladder) for ladder in search.ladders())
     # Limits are looked for at the ladder that was found: first the students', then the teacher's.
     best = search.cheapest(search.limited(best.shape), best)
     best = search.cheapest(
         (replace(best.shape, teacher_limit=limit) for limit in search.limits(manifest.teacher)), best
     )
-    if best.share >= 1:
+    if best.low >= goal.retention and best.share < 1:
+        return search.fitted(best)
+    near = search.nearest
+    if near is None:
         raise Unsupported(f"no policy that keeps {goal.retention:g} is cheaper here than the teacher alone")
-    if best.low < goal.retention:
-        much = "no number of questions would" if best.needed == inf else f"about {ceil(best.needed)} would"
-        raise Unsupported(
-            f"{count} questions do not support a retention of {goal.retention:g} with confidence {goal.confidence:g}: "
-            f"the best policy keeps {best.retention:.4f}, at least {best.low:.4f}; {much}, all else equal"
-        )
-    return search.fitted(best)
+    much = "no number of questions would" if near.needed == inf else f"about {ceil(near.needed)} would"
+    raise Unsupported(
+        f"{count} questions do not support a retention of {goal.retention:g} with confidence {goal.confidence:g}: "
+        f"the best policy keeps {near.retention:.4f}, at least {near.low:.4f}; {much}, all else equal",
+        None if near.needed == inf else ceil(near.needed),
+    )
 
 
 class _Search:
@@ -102,6 +111,8 @@ class _Search:
         self._unit = float(np.mean([arm.cost for arm in self._teachers]))
         self._folds = np.array_split(np.random.default_rng(seed).permutation(len(questions)), FOLDS)
         score = {name: sum(question.arms[name].score for question in questions) for name in manifest.students}
+        self.nearest: Candidate | None = None
+        """Of the candidates cheaper than the teacher, the one for whose claim the fewest questions would do."""
         self.prefer = tuple(sorted(manifest.students, key=lambda name: -score[name]))
 
     def ladders(self) -> Iterator[tuple[str, ...]]:
@@ -109,10 +120,16 @@ class _Search:
         for height in range(1, min(RUNGS, len(self._manifest.students)) + 1):
             yield from permutations(self._manifest.students, height)
 
+    def free(self, ladder: tuple[str, ...]) -> Shape:
+        """A ladder with no other limits than those that the students were recorded with."""
+        return Shape(ladder, self.prefer, tuple(self._manifest.limits.get(name) for name in ladder))
+
     def limits(self, model: str) -> list[int]:
         """The limits of tokens worth trying for a model."""
         written = [question.arms[model].written for question in self._questions]
-        return sorted({ceil(float(np.percentile(written, share)) / ROUND) * ROUND for share in PERCENTILES})
+        found = {ceil(float(np.percentile(written, share)) / ROUND) * ROUND for share in PERCENTILES}
+        most = self._manifest.limits.get(model)
+        return sorted(found if most is None else {min(limit, most) for limit in found})
 
     def limited(self, shape: Shape) -> Iterator[Shape]:
         """The same ladder, with its students limited at one percentile."""
@@ -125,6 +142,8 @@ class _Search:
         found = [] if than is None else [than]
         for shape in shapes:
             found += self._candidates(shape)
+        cheaper = [each for each in found if each.share < 1]
+        self.nearest = min(cheaper, key=lambda each: (each.needed, -each.low), default=self.nearest)
         reaching = [each for each in found if each.low >= self._goal.retention]
         if reaching:
             return min(reaching, key=lambda each: each.share)
@@ -161,6 +180,7 @@ class _Search:
         rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
         weighings = fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
+        asked = [question.arms[self._manifest.teacher] for question in self._questions]
         made = [
             Rung(
                 student=student,
@@ -188,6 +208,10 @@ class _Search:
                 "retention_low": round(best.low, 4),
                 "cost_share": round(best.share, 4),
                 "teacher_accuracy": round(float(self._teacher.mean()), 4),
+                "mean_teacher_tokens": {
+                    "input": round(float(np.mean([arm.read for arm in asked]))),
+                    "output": round(float(np.mean([arm.written for arm in asked]))),
+                },
                 "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
                 "mean_teacher_tokens": {
                     "input": round(float(np.mean([arm.read for arm in self._teachers])), 1),

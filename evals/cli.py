@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli import app, show
-from gateway.cli.group import Commands, Trouble
+from gateway.cli.group import Commands, ConfigFile, Since, Trouble, Until, moment
+from gateway.config import Config
 
 if TYPE_CHECKING:
     from evals.calibrate import Goal
@@ -99,51 +102,78 @@ def bring(
 
 @app.command("calibrate")
 def calibrate(
-    folder: Folder,
-    retention: Annotated[float, typer.Option(min=0.01, max=1.0, help="Retention to keep.")] = 0.98,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A workload: workload.yaml and JSON lines of answers.")
+    ] = None,
+    ledger: Annotated[bool, typer.Option("--ledger", help="Take the route's shadowed requests instead.")] = False,
+    route: Annotated[str | None, typer.Option(metavar="NAME", help="With --ledger: whose requests.")] = None,
+    since: Since = None,
+    until: Until = None,
+    retention: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1.0, help="Retention to keep; else the route's target, else 0.98."),
+    ] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help=HELP_CONFIDENCE)] = 0.95,
     labels: Annotated[
-        Literal["correct", "teacher"],
-        typer.Option(help="What is right: what the file says, or whatever the teacher answered."),
-    ] = "correct",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the policy goes, instead of the output.")
+        Literal["correct", "teacher", "agreement", "feedback"] | None,
+        typer.Option(
+            help="What is right. Of DIR: what it says (correct, the default), or whatever the teacher answered. Of the "
+            "ledger: whatever the teacher answered (agreement, the default), or what callers said (feedback)."
+        ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the policy goes, instead of the output; one that is there is kept beside it."
+        ),
+    ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Find the cheapest cascade whose retention can be vouched for, and write it as a policy file.
 
-    Sees the calibration half of the workload alone; the held half then checks it, and what it said stands in the
-    evidence. Exit status 1, and no file, when the data cannot support the claim: the message says how much would.
+    Learns from a workload of recorded answers or, with --ledger, from what a route's cascade and its shadows were
+    answered. Sees the calibration half alone; the held half then checks it, and what it said stands in the evidence.
+    Exit status 1, and no file, when the data cannot support the claim: the message says how much would.
     """
     _needs_numpy()
-    from evals import calibrate as calibration
+    from evals import policies, traffic
+    from evals.calibrate import Goal, Unsupported
     from evals.recorded import Workload
-    from evals.replay import play, totals
-    from pricing import tradeoff
 
-    workload = Workload.load(folder)
-    if labels == "teacher":
-        workload = workload.by_agreement()
-    seen, held = workload.halves()
-    try:
-        policy = calibration.calibrate(seen, workload.manifest, calibration.Goal(retention, confidence))
-    except calibration.Unsupported as error:
-        raise Trouble(str(error)) from error
-    scores, costs = totals(play(policy, workload.manifest, question) for question in held)
-    teacher = [question.arms[workload.manifest.teacher] for question in held]
-    found = tradeoff.compare(scores, costs, [arm.score for arm in teacher], [arm.cost for arm in teacher])
-    check = {
-        "questions": len(held),
-        "retention": _told(found.retention),
-        "retention_interval": [_told(end) for end in found.retention_interval or ()],
-        "cost_share": _told(found.cost_share),
-    }
-    text = policy.model_copy(update={"evidence": {**policy.evidence, "labels": labels, "held": check}}).dump()
-    if out is None:
-        typer.echo(text, nl=False)
+    if ledger != (folder is None) or ledger != (route is not None):
+        raise typer.BadParameter("say either DIR, or --ledger and --route NAME")
+    if folder is not None and (since or until):
+        raise typer.BadParameter("a workload has no time: --since and --until are for --ledger")
+    labels = labels or ("agreement" if ledger else "correct")
+    if ledger != (labels in ("agreement", "feedback")):
+        raise typer.BadParameter(f"{labels} is not for this source", param_hint="--labels")
+    if folder is not None:
+        workload, evidence = Workload.load(folder), {"labels": labels}
+        workload = workload.by_agreement() if labels == "teacher" else workload
+        much = None
     else:
-        out.write_text(text, "utf-8")
-        typer.echo(f"{out}: retention {check['retention']}, cost share {check['cost_share']} on the held half")
+        settings = Config.load(config)
+        source = traffic.load(settings, str(route), moment("--since", since), moment("--until", until))
+        workload, evidence = source.labelled("feedback" if labels == "feedback" else "agreement")
+        target = settings.routes[str(route)].target
+        retention = target.retention if retention is None and target is not None else retention
+        much = source.requests
+    try:
+        policy = policies.made(workload, Goal(0.98 if retention is None else retention, confidence), evidence)
+    except Unsupported as error:
+        seen = len(workload.halves()[0])
+        if much is None or error.needed is None or not seen:
+            raise Trouble(str(error)) from error
+        more = f"{much:,} requests brought these, so about {ceil(much * error.needed / seen):,} would do"
+        raise Trouble(f"{error}; {more}") from error
+    if out is None:
+        typer.echo(policy.dump(), nl=False)
+        return
+    kept = policies.publish(policy, out, time.time())
+    held = policy.evidence["held"]
+    typer.echo(f"{out}: retention {held['retention']}, cost share {held['cost_share']} on the held half")
+    if kept is not None:
+        typer.echo(f"{kept}: the policy that was there before")
 
 
 def _needs_numpy() -> None:

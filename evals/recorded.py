@@ -54,6 +54,9 @@ class Manifest(BaseModel):
     prices: dict[str, Rate] = Field(description="Dollars per million tokens, of every model named above.")
     answer: Kind | None = Field(None, description="What kind of final answer to compare: number, choice, json, text.")
     files: list[str] = Field(default_factory=lambda: ["*.jsonl"], description="The files of answers, as patterns.")
+    limits: dict[str, int] = Field(
+        default_factory=dict, description="The most tokens that a model was asked for: no policy may ask it for more."
+    )
     recorded: str | None = Field(None, description="When and whence, for the reader.")
     tokens: str | None = Field(None, description="How tokens were counted, for the reader.")
 

@@ -32,11 +32,14 @@ class Played:
 
 
 def cut(question: Question, model: str, limit: int | None, manifest: Manifest) -> Cut:
-    """The recorded answer as `max_tokens=limit` returns it for the same prompt: greedy answers are cut, not changed."""
+    """The recorded answer as `max_tokens=limit` returns it for the same prompt: greedy answers are cut, not changed.
+
+    What it was not to write is not paid for, at the model's price.
+    """
     arm = question.arms[model]
     if limit is None or arm.written <= limit:
         return Cut(True, arm.score, arm.cost)
-    return Cut(False, 0.0, manifest.prices[model].cost(arm.read, limit))
+    return Cut(False, 0.0, arm.cost - manifest.prices[model].output * (arm.written - limit))
 
 
 def draft(question: Question, student: str, limit: int | None) -> Draft:
