@@ -180,7 +180,6 @@ class _Search:
         rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
         weighings = fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
-        asked = [question.arms[self._manifest.teacher] for question in self._questions]
         made = [
             Rung(
                 student=student,
@@ -208,10 +207,6 @@ class _Search:
                 "retention_low": round(best.low, 4),
                 "cost_share": round(best.share, 4),
                 "teacher_accuracy": round(float(self._teacher.mean()), 4),
-                "mean_teacher_tokens": {
-                    "input": round(float(np.mean([arm.read for arm in asked]))),
-                    "output": round(float(np.mean([arm.written for arm in asked]))),
-                },
                 "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
                 "mean_teacher_tokens": {
                     "input": round(float(np.mean([arm.read for arm in self._teachers])), 1),
