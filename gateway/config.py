@@ -143,7 +143,10 @@ class Target(Strict):
     """What a cascade is to keep."""
 
     retention: float = Field(
-        gt=0, le=1, description="Lower bound of the share of the teacher's accuracy, as `gkt calibrate --retention`."
+        gt=0,
+        le=1,
+        description="Lower bound of the share of the teacher's accuracy, which `gkt calibrate --ledger` aims at unless "
+        "told otherwise.",
     )
 
 

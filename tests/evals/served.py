@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -23,19 +24,15 @@ from tests.evals.synthetic import MANIFEST, SKILL
 from tests.gateway.conftest import make_chat
 
 VOCABULARY = "o200k_base"
-START = {
-    "name": "start",
-    "kind": "number",
-    "teacher": {"model": "big"},
-    "worth": 0.1,
-    "prefer": MANIFEST.students,
-    "rungs": [
-        {"student": "small", "gain": {"one": 0.1}, "cost": {"one": 1.0}, "next": {"unparsed": 1.0, "one": 0.1}},
-        {"student": "other", "gain": {"alone": 1.0}, "cost": {"one": 1.0}, "next": {"alone": 2.0}},
-        {"student": "third", "gain": {"alone": 1.0}, "cost": {"one": 1.0}},
-    ],
-}
-"""A policy to begin with: two students, a third where they disagree, the teacher where all do."""
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def start() -> dict[str, Any]:
+    """The policy to begin with that the documentation has, for the workload's teacher."""
+    block = re.search(r"```yaml policy\.yaml\n(.*?)```", (DOCS / "tradeoff.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    told: dict[str, Any] = yaml.safe_load(block[1])
+    return {**told, "teacher": {"model": MANIFEST.teacher}}
 
 
 def outcomes(count: int, seed: int = 5) -> list[Outcome]:
@@ -60,7 +57,7 @@ def recorded(folder: Path, of: Sequence[Outcome]) -> Manifest:
     for model in MANIFEST.models:
         rows = [{"prompt": each.prompt, "response": each.response} for each in of if each.model == model]
         (folder / f"{model}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    (folder / "start.yaml").write_text(yaml.safe_dump(START), "utf-8")
+    (folder / "start.yaml").write_text(yaml.safe_dump(start()), "utf-8")
     return MANIFEST
 
 

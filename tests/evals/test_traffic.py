@@ -35,9 +35,9 @@ def run(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workload of 260 questions, and a ledger of a gateway that was asked them."""
+    """A workload of 220 questions, and a ledger of a gateway that was asked them."""
     made = tmp_path_factory.mktemp("traffic")
-    of = outcomes(260)
+    of = outcomes(220)
     recorded(made, of)
     asyncio.run(serve(configured(made), of))
     return made
@@ -57,8 +57,8 @@ def test_the_ledgers_policy_is_that_of_the_recorded_answers(folder: Path, tmp_pa
     assert of_ledger.evidence["labels"] == "agreement"
     assert (of_ledger.evidence["route"], of_ledger.evidence["requests"], of_ledger.evidence["shadowed"]) == (
         "sums",
-        260,
-        260,
+        220,
+        220,
     )
     assert of_ledger.evidence["left_out"] == {}
     assert of_ledger.evidence["window"]["first"] <= of_ledger.evidence["window"]["last"]
@@ -72,7 +72,7 @@ def test_every_answer_is_as_it_was_recorded(folder: Path) -> None:
     """Equal answers are equal, odd ones odd; tokens and dollars are those of the recording, to the nano-dollar."""
     workload = Workload.load(folder / "sums").by_agreement()
     found = traffic.load(Config.load(folder / "config.yaml"), "sums", None, None)
-    assert (found.rate.propensity, found.rate.requests, found.stand_in) == (1.0, 260, False)
+    assert (found.rate.propensity, found.rate.requests, found.stand_in) == (1.0, 220, False)
     agreed, _ = found.labelled("agreement")
     assert [each.id for each in agreed.questions] == [each.id for each in workload.questions]
     assert agreed.manifest.prices == workload.manifest.prices
@@ -106,11 +106,11 @@ def test_the_routes_target_is_the_default_and_the_old_policy_is_kept(folder: Pat
 
 def test_too_little_says_how_many_requests_would_do(folder: Path, tmp_path: Path) -> None:
     arguments = ("--route", "sums", "--config", folder / "config.yaml", "--out", tmp_path / "policy.yaml")
-    told = run("calibrate", "--ledger", *arguments, "--retention", 0.97, "--confidence", 0.99)
+    told = run("calibrate", "--ledger", *arguments, "--retention", 0.99, "--confidence", 0.99)
     assert told.exit_code == 1
-    assert "do not support a retention of 0.97" in told.output
+    assert "do not support a retention of 0.99" in told.output
     assert re.search(
-        r"about \d+ would, all else equal; 260 requests brought these, so about \d,\d+ would do", told.output
+        r"about \d+ would, all else equal; 220 requests brought these, so about \d,\d+ would do", told.output
     )
     assert not list(tmp_path.iterdir())
     few = run("calibrate", "--ledger", *arguments, "--since", last(folder, 100))
