@@ -140,3 +140,15 @@ def test_a_teacher_that_is_never_right_has_nothing_to_keep(workload: Workload) -
 def test_a_goal_is_a_share_and_a_confidence(retention: float, confidence: float) -> None:
     with pytest.raises(ValueError, match="no goal"):
         Goal(retention, confidence)
+
+
+def test_no_policy_asks_for_more_than_was_recorded(workload: Workload) -> None:
+    """Answers that were made under a limit say nothing of what comes after it."""
+    limits = {"small": 90, "third": 120}
+    bounded = MANIFEST.model_copy(update={"limits": limits})
+    policy = calibrate(workload.questions[:200], bounded, Goal(0.9, 0.6))
+    assert {rung.student for rung in policy.rungs} & limits.keys()
+    for rung in policy.rungs:
+        if rung.student in limits:
+            assert rung.max_tokens is not None
+            assert rung.max_tokens <= limits[rung.student]
