@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -24,6 +24,7 @@ from gateway.cli.hosting import bound, hosted
 from gateway.config import Config
 from gateway.errors import GatewayError
 from pricing.money import Money
+from students.spec import ReplaySpec
 
 Bound = Callable[[Mapping[str, Any]], Money | None]
 """The most that a request with that body can cost; None: unknown."""
@@ -56,11 +57,21 @@ class Told:
 class Asker:
     """Asks one gateway, once: a try that failed may have been paid, so whoever tries again should know.
 
-    `bound` is None where it cannot be known what a request may cost. Close it with `aclose`.
+    `bound` is None where it cannot be known what a request may cost. `timeless` names upstreams whose seconds are no
+    model's (recordings): every time that holds them is told as unknown. Close it with `aclose`.
     """
 
-    def __init__(self, url: str, key: str, *, bound: Bound | None = None, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        bound: Bound | None = None,
+        timeless: Collection[str] = (),
+        timeout: float = 600.0,
+    ) -> None:
         self.bound = bound
+        self._timeless = timeless
         self._client = AsyncOpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=key, max_retries=0, timeout=timeout)
 
     async def ask(self, body: Mapping[str, Any]) -> Told:
@@ -81,16 +92,18 @@ class Asker:
         guidance = receipt.get("guidance") or {}
         baseline = receipt.get("baseline") or {}
         usage = answer.usage
+        stages = receipt.get("stages", ())
+        timed = not any(each["upstream"] in self._timeless for each in stages)
         return Told(
             text=text,
             guidance=text[: guidance.get("text_chars") or 0],
-            stages=tuple(_stage(each) for each in receipt.get("stages", ())),
+            stages=tuple(_stage(each, timed=each["upstream"] not in self._timeless) for each in stages),
             input_tokens=usage.prompt_tokens if usage else None,
             output_tokens=usage.completion_tokens if usage else None,
             cost=_nano(receipt.get("cost_usd")),
             baseline=_nano(baseline.get("likely_usd")),
-            seconds=receipt.get("total_s") or time.perf_counter() - began,
-            first_token=receipt.get("first_token_s"),
+            seconds=receipt.get("total_s") or time.perf_counter() - began if timed else None,
+            first_token=receipt.get("first_token_s") if timed else None,
             why=receipt.get("why"),
         )
 
@@ -105,6 +118,7 @@ async def in_process(config: Config) -> AsyncGenerator[Asker, None]:
 
     Raises `ConfigError`.
     """
+    recorded = {name for name, spec in config.upstreams.items() if isinstance(spec, ReplaySpec)}
     async with hosted(config, bound("127.0.0.1", 0)) as host:
 
         def most(body: Mapping[str, Any]) -> Money | None:
@@ -115,14 +129,14 @@ async def in_process(config: Config) -> AsyncGenerator[Asker, None]:
 
         key = secrets.token_urlsafe(32)
         host.gateway.auth.admit(key)  # whatever keys its callers have
-        asker = Asker(host.url, key, bound=most)
+        asker = Asker(host.url, key, bound=most, timeless=recorded)
         try:
             yield asker
         finally:
             await asker.aclose()
 
 
-def _stage(told: Mapping[str, Any]) -> Stage:
+def _stage(told: Mapping[str, Any], *, timed: bool) -> Stage:
     usage = told.get("usage") or {}
     return Stage(
         stage=told["stage"],
@@ -132,7 +146,7 @@ def _stage(told: Mapping[str, Any]) -> Stage:
         output_tokens=usage.get("output"),
         cost=_nano(told.get("cost_usd")),
         started=None,
-        seconds=told.get("total_s"),
+        seconds=told.get("total_s") if timed else None,
     )
 
 

@@ -1,20 +1,18 @@
 """The paper's grid on the configured teacher and student, or in ten minutes on a replayed ChatGPT and the embedded one.
 
-A replayed teacher's seconds are no model's, so whatever holds them is written down as unknown.
+How many questions the time allows is measured before the run, and written into its notes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
-
 from evals import runner, tasks
-from evals.asking import Asker, Told, in_process
+from evals.asking import Asker, in_process
 from evals.grid import FULL, QUICK, RECORDED, Shape, cells
 from evals.recording import only, record
 from evals.results import Cell, read
@@ -168,10 +166,9 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
     began = time.monotonic()
     prices = _prices(plan.models)
     async with in_process(plan.models.config) as asker:
-        timed = _Timeless(asker) if plan.models.recorded else asker
         limit, told, left = plan.limit, list[str](), None
         if plan.seconds is not None:
-            limit, told, longest = await _affordable(plan, made, timed, began, progress)
+            limit, told, longest = await _affordable(plan, made, asker, began, progress)
             left = max(1.0, plan.seconds - max(RESERVE, longest) - (time.monotonic() - began))
         options = Options(
             seed=plan.seed,
@@ -183,7 +180,7 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
             notes=[*_notes(plan), *told],
             prices=prices,
         )
-        return await runner.run("The paper's grid", made, plan.cells, plan.folder, timed, options, progress=progress)
+        return await runner.run("The paper's grid", made, plan.cells, plan.folder, asker, options, progress=progress)
 
 
 async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
@@ -266,21 +263,3 @@ def _prices(models: Models) -> dict[str, dict[str, str]]:
         both = {"input": price.input, "output": price.output} if price else {}
         told[model] = {way: amount.plain for way, amount in both.items() if amount is not None}
     return told
-
-
-class _Timeless(Asker):
-    """Asks as another does, and forgets the seconds of a teacher that is none: `None` wherever they are part."""
-
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
-        self.bound = asker.bound
-
-    async def ask(self, body: Mapping[str, Any]) -> Told:
-        told = await self._asker.ask(body)
-        if not any(stage.seat == "teacher" for stage in told.stages):
-            return told
-        stages = tuple(
-            structs.replace(stage, seconds=None, started=None) if stage.seat == "teacher" else stage
-            for stage in told.stages
-        )
-        return replace(told, stages=stages, seconds=None, first_token=None)
