@@ -48,6 +48,18 @@ def smollm2() -> Path:
 
 
 @cache
+def smollm2_tokenizer() -> Path:
+    """Its tokenizer as a folder, which is read in no time; in the GGUF it takes seconds."""
+    if find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    from transformers import AutoTokenizer
+
+    folder = mkdtemp(prefix="tokenizer-")
+    AutoTokenizer.from_pretrained(smollm2().parent, gguf_file=smollm2().name).save_pretrained(folder)
+    return Path(folder)
+
+
+@cache
 def llama_server() -> str:
     """The address of llama.cpp's server with SmolLM2, below which is /v1."""
     if find_spec("xllamacpp") is None:

@@ -282,7 +282,7 @@ ENGINES: Mapping[str, Factory] = {
         "llama-cpp-python",
         "llama-cpp-python's server, SmolLM2-135M",
         real_servers.llama_cpp_python,
-        tokenizer=real_servers.smollm2,
+        tokenizer=real_servers.smollm2_tokenizer,
     ),
     "litellm_api": litellm_api,
     "llamacpp": llamacpp,
