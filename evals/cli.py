@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress, TaskID
 from rich.text import Text
 
 from gateway import telemetry
 from gateway.cli import app, show
 from gateway.cli.group import Commands, ConfigFile, Since, Trouble, Until, moment
 from gateway.config import Config
+from gateway.errors import ConfigError
 from pricing.money import Money
 
 if TYPE_CHECKING:
     from evals.calibrate import Goal
-    from evals.paper import Plan
-    from evals.tasks import Task
 
 __all__ = ["app"]
 
@@ -121,13 +119,8 @@ def run(
     Says first what the run can cost at most. Every answer is on disk when it is there: the same command again asks what
     is missing, failed requests included. Exit status 1 when something is missing at the end. See docs/evaluation.md.
     """
-    import asyncio
-
     from evals import run_command
     from evals.runner import Ended, Options
-    from gateway import telemetry
-    from gateway.errors import ConfigError
-    from pricing.money import Money
 
     telemetry.configure(level=logging.WARNING)
     out = show.console(stderr=True)
@@ -246,6 +239,7 @@ def paper(
     batch: Annotated[int | None, typer.Option(min=1, max=256, help="Questions at once; --quick: 4, else 24.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Dollars that are not passed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the questions, and samples.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
     config: ConfigFile = None,
 ) -> None:
     """Run the paper's grid on GSM8K and CommonsenseQA: cut-off, concise and hint, budgets and exemplars.
@@ -253,23 +247,38 @@ def paper(
     On the configured teacher and student; with --quick and no --config, ChatGPT's recorded answers are the teacher and
     the embedded model is the student. Ends with the tables, and DIR/report.html. See docs/reports.md.
     """
-    from evals import paper as grid
+    from evals import paper_command, results, sheets, summary
+    from evals.page import page
 
-    folder = out or Path("paper-quick" if quick else "paper")
-    wide = batch or (4 if quick else 24)
-    recorded = quick and config is None
-    varied = grid.shapes(recorded=recorded, hurried=quick)
-    grid.needed(data, varied, recorded=recorded)
-    made = grid.loaded(data, varied)
-    if recorded:
-        models, made = grid.quick(data, folder, made, batch=wide, student=grid.embedded(wide))
-    else:
-        models = grid.configured(Config.load(config), route, teacher, student)
-        varied = grid.shapes(recorded=models.recorded, hurried=quick)
-    seconds = (minutes or (10 if quick else 0)) * 60 or None
-    most = None if budget is None else Money.usd(budget)
-    plan = grid.Plan(models, varied, folder, wide, questions, seconds, most, seed)
-    _run_paper(plan, made)
+    telemetry.configure(level=logging.WARNING)
+    plan, made = paper_command.planned(
+        Path(("paper-quick" if quick else "paper") if out is None else out),
+        data,
+        None if config is None and quick else Config.load(config),
+        quick=quick,
+        route=route,
+        teacher=teacher,
+        student=student,
+        batch=batch,
+        questions=questions,
+        minutes=minutes,
+        budget=None if budget is None else Money.usd(str(budget)),
+        seed=seed,
+    )
+    ended = paper_command.execute(plan, made, show.console(stderr=True), agreed=lambda: yes or typer.confirm("Go on?"))
+    if ended is None:
+        raise Trouble("nothing was asked")
+    found, lines = results.read(plan.folder)
+    told = summary.summarise(found, lines)
+    file = plan.folder / "report.html"
+    file.write_text(page(told, lines), "utf-8")
+    sheets.show(told, show.console())
+    typer.echo(str(file))
+    if ended.missing:
+        missing = f"{ended.missing:,} answers are missing: {ended.why or 'requests failed'}; the same command goes on"
+        if plan.seconds is None:
+            raise Trouble(missing)
+        typer.echo(missing, err=True)
 
 
 @app.command("calibrate")
@@ -346,34 +355,6 @@ def calibrate(
     typer.echo(f"{out}: retention {held['retention']}, cost share {held['cost_share']} on the held half")
     if kept is not None:
         typer.echo(f"{kept}: the policy that was there before")
-
-
-def _run_paper(plan: Plan, made: list[Task]) -> None:
-    from evals import paper as grid
-    from evals import results, sheets, summary
-    from evals.page import page
-
-    telemetry.configure(level=logging.WARNING)
-    err, bars = show.console(stderr=True), dict[str, TaskID]()
-    if not plan.models.recorded:
-        most = asyncio.run(grid.estimate(plan, made))
-        err.print(Text(f"at most {show.UNKNOWN if most is None else most}, for {len(plan.cells)} cells"))
-    with Progress(console=err, disable=not err.is_terminal) as shown:
-
-        def progress(cell: str, done: int, count: int) -> None:
-            if cell not in bars:
-                bars[cell] = shown.add_task(cell, total=count)
-            shown.update(bars[cell], completed=done)
-
-        ended = asyncio.run(grid.play(plan, made, progress=progress))
-    run, lines = results.read(plan.folder)
-    found = summary.summarise(run, lines)
-    file = plan.folder / "report.html"
-    file.write_text(page(found, lines), "utf-8")
-    sheets.show(found, show.console())
-    typer.echo(str(file))
-    if ended.why is not None:
-        err.print(Text(f"{ended.missing:,} answers are missing: {ended.why}. The same command goes on with them."))
 
 
 def _needs_numpy() -> None:

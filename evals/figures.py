@@ -34,15 +34,20 @@ def figures(summary: Summary) -> list[list[Figure]]:
     """
     shown = []
     seen: set[tuple[str, str | None, str | None]] = set()
+    taught = {(group.task, group.student) for group in summary.groups if group.teacher is not None}
     for number, group in enumerate(summary.groups):
         own = [pareto(group, number), stages(group, number), lengths(group, number)]
         key = group.task, group.teacher, group.student
-        if key not in seen:
+        if key not in seen and (group.teacher is not None or key[::2] not in taught):
             seen.add(key)
-            family = [each for each in summary.groups if (each.task, each.teacher, each.student) == key]
-            own.append(exemplars(family, number))
+            own.append(exemplars([each for each in summary.groups if _kin(each, group)], number))
         shown.append([figure for figure in own if figure is not None])
     return shown
+
+
+def _kin(one: Group, group: Group) -> bool:
+    """The same task and models, though fewer of them may have been asked there."""
+    return (one.task, one.student) == (group.task, group.student) and one.teacher in (group.teacher, None)
 
 
 def pareto(group: Group, number: int) -> Figure | None:

@@ -45,7 +45,7 @@ FIRST = 8
 
 LEAST = 4
 RESERVE = 20.0
-"""Seconds that are kept for answers that are under way when the time is over, and for the report."""
+"""Seconds that are kept for answers under way when the time is over; more where one was seen to take longer."""
 
 MARGIN = 0.85
 """What part of the time that is left is planned for: guided answers may take longer than those that were measured."""
@@ -108,7 +108,7 @@ def loaded(data: Path, shapes: Mapping[str, Shape]) -> list[Task]:
     return [tasks.load(name, data / FILES[name]) for name in shapes]
 
 
-def quick(
+def replayed(
     data: Path, folder: Path, made: Sequence[Task], *, batch: int, student: Mapping[str, Any]
 ) -> tuple[Models, list[Task]]:
     """ChatGPT's recorded answers as the teacher of `student` (an upstream's configuration), and what it answered.
@@ -169,10 +169,10 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
     prices = _prices(plan.models)
     async with in_process(plan.models.config) as asker:
         timed = _Timeless(asker) if plan.models.recorded else asker
-        limit, told = plan.limit, list[str]()
+        limit, told, left = plan.limit, list[str](), None
         if plan.seconds is not None:
-            limit, told = await _affordable(plan, made, timed, began, progress)
-        left = None if plan.seconds is None else max(1.0, plan.seconds - RESERVE - (time.monotonic() - began))
+            limit, told, longest = await _affordable(plan, made, timed, began, progress)
+            left = max(1.0, plan.seconds - max(RESERVE, longest) - (time.monotonic() - began))
         options = Options(
             seed=plan.seed,
             limit=limit,
@@ -195,14 +195,14 @@ async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
 
 async def _affordable(
     plan: Plan, made: Sequence[Task], asker: Asker, began: float, progress: Progress
-) -> tuple[int, list[str]]:
-    """How many questions of each task fit, as the student's own speed has it, and that in words.
+) -> tuple[int, list[str], float]:
+    """How many questions of each task fit, as the student's own speed has it; that in words; its longest answer.
 
     A folder that holds a run goes on with its number.
     """
     if (plan.folder / "run.json").exists():
         begun, _ = read(plan.folder)
-        return max(int(facts["questions"]) for facts in begun.tasks.values()), begun.notes[len(_notes(plan)) :]
+        return max(int(facts["questions"]) for facts in begun.tasks.values()), begun.notes[len(_notes(plan)) :], RESERVE
     alone = [
         cell for cell in plan.cells if cell.strategy == "student" and cell.exemplars == plan.shapes[cell.task].shots[0]
     ]
@@ -226,7 +226,7 @@ async def _affordable(
         f"{limit} questions of each task, drawn by the seed: as many as were expected to fit into "
         f"{(plan.seconds or 0) / 60:.3g} minutes. The student alone took, for a question of up to {FIRST}: {named}."
     )
-    return limit, [told]
+    return limit, [told], max((result.seconds or 0.0 for result in answers), default=0.0)
 
 
 def affordable(pace: Mapping[str, float | None], cells: Sequence[Cell], seconds: float) -> int:

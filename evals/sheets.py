@@ -44,9 +44,13 @@ class Part:
 
 
 def parts(summary: Summary) -> list[Part]:
-    """All sheets of a summary."""
+    """All sheets of a summary that have rows."""
     return [
-        Part(group.name, [make(group, number) for make in (_paper, _dollars, _evidence, _floors)], _warnings(group))
+        Part(
+            group.name,
+            [sheet for make in (_paper, _dollars, _evidence, _floors) if (sheet := make(group, number)).rows],
+            _warnings(group),
+        )
         for number, group in enumerate(summary.groups)
     ]
 

@@ -8,7 +8,7 @@ intervals are over questions. None is what the results do not say.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from math import fsum
 from statistics import fmean
@@ -19,7 +19,7 @@ import msgspec
 from evals.arms import Arm, divided, mean
 from evals.results import Cell, Result, Run, Strategy, by_cell
 from pricing import tradeoff
-from pricing.intervals import Interval, McNemar, mcnemar, paired_difference, wilson
+from pricing.intervals import Interval, McNemar, mcnemar, paired_difference, ratio, wilson
 from pricing.tradeoff import Comparison, NonInferiority, Option, Point
 
 ORDER: Sequence[Strategy] = ("teacher", "student", "cut-text", "cut-off", "concise", "hint", "cascade")
@@ -254,6 +254,11 @@ def _compared(arm: Arm, teacher: Arm, pairs: Sequence[str]) -> _Compared:
     nothing = [0.0] * len(pairs)  # makes a cost share of None
     known = (costs, prices) if costs is not None and prices is not None else (nothing, nothing)
     found = tradeoff.compare(scores, known[0], alone, known[1])
+    if arm is not teacher and len(set(scores)) == 1:
+        # All right, or all wrong: drawn anew they are just so again, which is no certainty.
+        own, other = fmean(scores), fmean(alone)
+        ends = ratio(own, wilson(own, len(scores)), other, wilson(other, len(alone)))
+        found = replace(found, retention_interval=ends)
     verdicts = [score > RIGHT for score in scores], [score > RIGHT for score in alone]
     if arm is teacher:
         return _Compared(fmean(alone), "measured" if costs is not None else None, found)

@@ -123,14 +123,16 @@ async def _guided(
 ) -> Heard:
     """The student goes on from the teacher's first words, or has them in its prompt where it cannot."""
     chat, plan = exchange.chat, exchange.plan
-    guidance, finish = await _begun(exchange, upstreams, rung, before, measuring)
+    guidance, read = await _begun(exchange, upstreams, rung, before, measuring)
     if not measuring:
         exchange.guidance = guidance
     held = await asyncio.to_thread(declared, guidance.text)
-    if guidance.complete and finish is not None:
-        said = [Delta(guidance.text, index)]
+    outlet = Outlet(chat.sampling.stop)
+    if guidance.complete:
+        text = outlet.feed(guidance.text).text + outlet.finish().text
+        said, end = [Delta(text, index)], Finish(usage=_shown(read, 0, guidance.tokens))
         made = Draft(rung.student, await answer_of(exchange, said, "stop", ""), guidance.tokens, told=True)
-        return Heard(made, said, finish, guidance, complete=True)
+        return Heard(made, said, end, guidance, complete=True)
     nothing = Heard(Draft(rung.student, None, 0), [], None, guidance)
     if guidance.wasted is not None:
         return nothing
@@ -140,12 +142,12 @@ async def _guided(
     prompt = one_of(
         student_prompt(Exchange(chat, exchange.caller, alike, exchange.started), upstreams, guidance, ""), index
     )
-    outlet, said = Outlet(chat.sampling.stop), []
+    said = []
     shown = guidance.tokens if goes_on else 0
     if goes_on and (piece := outlet.feed(guidance.text)).text:
         said.append(Delta(piece.text, index))
     if outlet.stopped or (chat.max_tokens is not None and shown >= chat.max_tokens):
-        end = Finish(("stop" if outlet.stopped else "length",), _together(finish, Usage(output=0), shown))
+        end = Finish(("stop" if outlet.stopped else "length",), _shown(read, 0, shown))
     else:
         limit = None if rung.max_tokens is None else max(1, rung.max_tokens - shown)
         quiet = _quiet(upstreams, across(outlet, prompt), seat, limit)
@@ -153,15 +155,18 @@ async def _guided(
         if heard is None:
             return nothing
         said, end = [*said, *heard[0]], heard[1]
-        end.usage = _together(finish, end.usage, shown)
+        end.usage = None if end.usage is None else _shown(read or end.usage.input, end.usage.output, shown)
     made = (await _draft(exchange, rung.student, "", said, end))._replace(told=held)
     return Heard(made, said, end, guidance)
 
 
 async def _begun(
     exchange: Exchange, upstreams: Upstreams, rung: Rung, before: Guidance | None, measuring: bool
-) -> tuple[Guidance, Finish | None]:
-    """The teacher's first words, `before` among them where it can go on from its own text; else it begins anew."""
+) -> tuple[Guidance, int | None]:
+    """The teacher's first words, `before` among them where it can go on from its own text; else it begins anew.
+
+    And the tokens of the client's own prompt, as the teacher counts them; None: not reported.
+    """
     chat, former = exchange.chat, Guidance()
     if before is not None and before.text and upstreams.can("teacher", Ability.CONTINUE):
         own = {"role": "assistant", "content": before.text}
@@ -169,7 +174,7 @@ async def _begun(
         former = before
     plan = replace(
         exchange.plan,
-        guidance_tokens=max(1, rung.guidance_tokens - former.tokens),
+        guidance_tokens=max(1, min(rung.guidance_tokens, chat.max_tokens or rung.guidance_tokens) - former.tokens),
         guidance_prompt=None,
         placement="context",  # nothing is shown yet
         on_teacher_failure="student",
@@ -179,9 +184,10 @@ async def _begun(
     async with aclosing(begin(view, upstreams, begun, "measurement" if measuring else "guidance")) as deltas:
         async for _ in deltas:
             pass
-    new = guided(begun)
+    new, usage = guided(begun), begun.usage
     complete = new.wasted is None and begun.finish is not None and begun.finish.reason == "stop"
-    return Guidance(former.text + new.text, former.tokens + new.tokens, complete, new.wasted), begun.finish
+    read = None if usage is None or usage.input is None else max(0, usage.input - former.tokens)
+    return Guidance(former.text + new.text, former.tokens + new.tokens, complete, new.wasted), read
 
 
 def _quiet(upstreams: Upstreams, prompt: Prompt, seat: str, limit: int | None) -> Prompt:
@@ -193,13 +199,9 @@ def _quiet(upstreams: Upstreams, prompt: Prompt, seat: str, limit: int | None) -
     return replace(prompt, max_tokens=min(limits, default=None), sampling=sampling, stream=False)
 
 
-def _together(teacher: Finish | None, student: Usage | None, shown: int) -> Usage | None:
-    """Usage as a client sees it: its own prompt as the teacher counts it, guidance and continuation; None: unknown."""
-    asked = teacher.usage if teacher is not None else None
-    if student is None or student.output is None:
-        return None
-    prompt = asked.input if asked is not None and asked.input is not None else student.input
-    return Usage(prompt, shown + student.output, source="estimated")
+def _shown(read: int | None, written: int | None, guidance: int) -> Usage | None:
+    """Usage as a client sees it: its own prompt, guidance and continuation; None where the latter is unknown."""
+    return None if written is None else Usage(read, guidance + written, source="estimated")
 
 
 async def _draft(exchange: Exchange, student: str, own: str, said: Sequence[Delta], end: Finish) -> Draft:

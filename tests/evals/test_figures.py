@@ -88,3 +88,11 @@ def test_names_are_no_markup() -> None:
     assert figure is not None
     assert "<img" not in figure.data[0]["hovertemplate"]
     assert "</script" not in figure.json
+
+
+def test_exemplars_of_the_student_alone_stand_with_its_teacher() -> None:
+    some = (cell("teacher"), cell("student"), cell("cut-off", 40), cell("student", exemplars=8))
+    first, second = figures(summarise(run(some), list(results(some, count=6))))
+    assert [figure.id for figure in first] == ["pareto-0", "stages-0", "exemplars-0"]
+    assert first[-1].data[0]["x"] == [0, 8]
+    assert "exemplars-1" not in [figure.id for figure in second]

@@ -13,7 +13,7 @@ import pytest
 from evals.calibrate import Goal, calibrate
 from evals.imports import SOURCES, bring
 from evals.recorded import Manifest, Outcome, Question, Workload, write
-from evals.replay import Played, play
+from evals.replay import Played, cut, play
 from gateway.bootstrap import open_gateway
 from gateway.cascade.policy import Policy
 from gateway.config import Config
@@ -105,7 +105,8 @@ def check(
     row: Any,
     played: Sequence[Played],
     questions: Sequence[Question],
-    teacher: str,
+    policy: Policy,
+    manifest: Manifest,
 ) -> None:
     for entry, each in zip(entries, played, strict=True):
         students = [call for call in entry["calls"] if call["seat"] == "student"]
@@ -113,14 +114,18 @@ def check(
         assert (len(entry["calls"]) > each.drafts) == each.escalated
         assert entry["spent"] == round(each.cost * 1000), "micro-dollars there, nano-dollars here"
         assert (entry["shadow"] is not None) == (each.by == "student")
-    alone = [question.arms[teacher].cost for question in questions]
+    alone = [question.arms[manifest.teacher].cost for question in questions]
     assert set(row.baseline_by_method) == {"measured"}
     assert row.baseline.nano / 1000 == pytest.approx(sum(alone), rel=TOLERANCE)
     kappa = sum(each.cost for each in played) / sum(alone)
     assert row.share == pytest.approx(kappa, rel=TOLERANCE)
     assert row.compared == len(played)
     # Measuring is not what is measured: it stands beside it.
-    measured = sum(cost for cost, each in zip(alone, played, strict=True) if each.by == "student")
+    measured = 0.0
+    for cost, each, question in zip(alone, played, questions, strict=True):
+        if each.by == "student":  # the teacher, and the students that were not climbed to
+            left = policy.rungs[each.drafts :]
+            measured += cost + sum(cut(question, rung.student, rung.max_tokens, manifest).cost for rung in left)
     assert row.measurement.nano / 1000 == pytest.approx(measured, rel=TOLERANCE)
     assert {each.by for each in played} == {"student", "teacher"}, "both ends are seen"
 
@@ -151,4 +156,4 @@ async def compare(folder: Path, goal: Goal, count: int) -> None:
         configuration(folder, workload.manifest, policy), {each.id: prompts[each.id] for each in questions}
     )
     played = [play(policy, workload.manifest, question) for question in questions]
-    check(entries, row, played, questions, workload.manifest.teacher)
+    check(entries, row, played, questions, policy, workload.manifest)

@@ -73,7 +73,7 @@ async def test_the_quick_grid_on_the_real_student_is_a_page_of_its_results(
     shapes = {"gsm8k": Shape((12,), 12, (0,))}
     folder = tmp_path / "run"
     made = paper.loaded(questions, shapes)
-    models, answered = paper.quick(questions, folder, made, batch=2, student=paper.embedded(2))
+    models, answered = paper.replayed(questions, folder, made, batch=2, student=paper.embedded(2))
     assert [len(task.items) for task in answered] == [len(SUMS) - 1], "one question has no recorded answer"
     plan = Plan(models, shapes, folder, batch=2, limit=3, max_tokens=56)
     ended = await paper.play(plan, answered)
@@ -141,8 +141,11 @@ def test_the_whole_grid_on_configured_models_from_the_command_line(questions: Pa
     """Every method, budget and number of exemplars; asked again, nothing is asked twice."""
     options = ("--config", scripted(tmp_path), "--data", questions, "--out", tmp_path / "run", "--questions", 1)
     status, output = told(*options, "--batch", 8)
-    assert status == 0, output
+    assert status == 1, "nobody said yes"
     assert "at most $" in output
+    assert not (tmp_path / "run").exists()
+    status, output = told(*options, "--yes", "--batch", 8)
+    assert status == 0, output
     run, results = read(tmp_path / "run")
     assert {cell.strategy for cell in run.cells} == {"teacher", "student", "cut-off", "concise", "hint", "cut-text"}
     assert len(results) == len(run.cells)
@@ -151,20 +154,20 @@ def test_the_whole_grid_on_configured_models_from_the_command_line(questions: Pa
     shots = next(result for result in results if "/7shot/" in result.cell)
     assert shots.prompt[-1]["content"].count("The answer is") == 7
     assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
-    assert told(*options, "--batch", 8)[0] == 0
+    assert told(*options, "--yes", "--batch", 8)[0] == 0
     assert len(read(tmp_path / "run")[1]) == len(results)
-    assert told(*options, "--batch", 4)[0] == 2, "another run"
+    assert told(*options, "--yes", "--batch", 4)[0] == 2, "another run"
 
 
 def test_within_a_time_it_says_how_many_questions_that_is(questions: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     status, output = told(
-        "--quick", "--config", scripted(tmp_path), "--data", questions, "--out", out, "--questions", 3, "--minutes", 5
+        "--quick", "--yes", "--config", scripted(tmp_path), "--data", questions, "--out", out, "--questions", 3, "--yes"
     )
     assert status == 0, output
     run, results = read(out)
     assert "3 questions of each task" in run.notes[-1]
-    assert "as many as were expected to fit into 5 minutes" in run.notes[-1]
+    assert "as many as were expected to fit into 10 minutes" in run.notes[-1]
     assert {facts["questions"] for facts in run.tasks.values()} == {3}
     assert len(results) == 3 * len(run.cells)
 

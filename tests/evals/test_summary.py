@@ -201,3 +201,12 @@ def test_every_strategy_is_an_arm(strategy: str) -> None:
     )
     assert made.comparison is not None
     assert made.comparison.retention == 0.5
+
+
+def test_none_right_of_a_few_is_no_certainty() -> None:
+    made = row(group([TEACHER, GUIDED], [*scored(TEACHER, "1" * 8), *scored(GUIDED, "0" * 8)]), GUIDED.name)
+    assert made.comparison is not None
+    assert made.comparison.retention == 0
+    assert made.comparison.retention_interval is not None
+    assert made.comparison.retention_interval.low == 0
+    assert 0.3 < made.comparison.retention_interval.high < 0.6

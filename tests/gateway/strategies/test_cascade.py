@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.answers import Answer as Final
+from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
 from gateway.cascade.policy import Observed, Policy, Rung, Teacher
 from gateway.cascade.signals import Draft
@@ -264,6 +267,30 @@ async def test_a_client_that_leaves_stops_the_draft(stage: Stage) -> None:
     assert (entry["outcome"], entry["baseline"]["likely"]) == ("abandoned", 0)
 
 
+async def test_over_http_streamed_and_not(stage: Stage) -> None:
+    async with stage(strategy="student", student="one", two=Scripted("two", RIGHT, model="two")) as home:
+        app = create_app(home.gateway.config, opener=lambda _: nullcontext(home.gateway))
+        body = {"model": "gkt", "messages": [{"role": "user", "content": "?"}], "n": 2}
+        wanted = {"x-gkt-strategy": "cascade"}
+        door = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=door, base_url="http://localhost") as client,
+        ):
+            whole = await client.post("/v1/chat/completions", json=body, headers=wanted)
+            streamed = await client.post("/v1/chat/completions", json={**body, "stream": True}, headers=wanted)
+    assert whole.status_code == 200, whole.text
+    frames = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+    receipts = [whole.json()["gkt"], frames[-1]["gkt"]]
+    for receipt in receipts:
+        assert receipt["strategy"] == "cascade"
+        assert [draft["given"] for draft in receipt["drafts"]] == [True, False, True, False]
+    assert [choice["message"]["content"] for choice in whole.json()["choices"]] == [RIGHT, RIGHT]
+    for index in range(2):
+        choices = [choice for frame in frames for choice in frame["choices"] if choice["index"] == index]
+        assert "".join(choice["delta"].get("content", "") for choice in choices) == RIGHT
+
+
 class TestWholeAnswers:
     async def test_each_of_n_choices_is_a_cascade_of_its_own(self, stage: Stage) -> None:
         two = Scripted("two", lambda prompt: RIGHT if prompt.sampling.seed == 7 else WRONG, model="two")
@@ -387,6 +414,7 @@ class TestGuidance:
         assert [prompt.prefix for prompt in teacher.prompts] == ["", "First we", ""], "it goes on from its own words"
         assert [prompt.max_tokens for prompt in teacher.prompts[:2]] == [3, 3]
         assert [draft.answer and draft.answer.value for draft in answer.exchange.drafts] == ["16", "17", "18"]
+        assert [draft.tokens for draft in answer.exchange.drafts] == [3, 4, 7]
         assert answer.text == self.LONG
 
     def says(self, prompt: Prompt) -> str:
@@ -419,6 +447,8 @@ class TestGuidance:
             answer = await home.ask()
         assert [(prompt.prefix, prompt.max_tokens) for prompt in teacher.prompts] == [("", 3), ("", 5)]
         assert answer.receipt["why"].endswith(": one")
+        assert answer.finish.usage is not None
+        assert (answer.finish.usage.input, answer.finish.usage.output) == (5, 7)
 
     async def test_a_student_that_cannot_continue_has_the_guidance_in_its_prompt(self, stage: Stage) -> None:
         two = Scripted("two", RIGHT, model="two", abilities=Ability.SAMPLES)
@@ -440,6 +470,16 @@ class TestGuidance:
         (climb,) = answer.exchange.climbs
         assert (climb.drafts, climb.given) == (answer.exchange.drafts, None)
         assert entry["baseline"]["method"] == "measured"
+
+    async def test_what_it_answered_keeps_to_the_callers_stop_strings_and_limit(self, stage: Stage) -> None:
+        said = Scripted("teacher", "It is 18. So it is.", model="big")
+        long = agreeing({"student": "one"}, {**self.RUNG, "guidance_tokens": 20})
+        async with stage(long, teacher=said) as home:
+            answer = await home.ask(stop=("So",))
+        assert (answer.text, answer.finish.reasons) == ("It is 18. ", ("stop",))
+        async with stage(long, teacher=Scripted("teacher", self.LONG, model="big")) as home:
+            await home.ask(max_tokens=4)
+            assert home.teacher.prompts[0].max_tokens == 4
 
     async def test_guidance_that_holds_the_answer_is_counted_apart(self, stage: Stage) -> None:
         said = "The answer is 18. Since nine and nine make that much."
