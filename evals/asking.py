@@ -29,8 +29,14 @@ from students.spec import ReplaySpec
 Bound = Callable[[Mapping[str, Any]], Money | None]
 """The most that a request with that body can cost; None: unknown."""
 
-GIVE_UP = frozenset({"insufficient_quota", "invalid_api_key"})
+GIVE_UP = frozenset({"insufficient_quota", "invalid_api_key", "model_not_found"})
 """Errors that every further request would meet too."""
+
+WAIT = frozenset({"rate_limit_exceeded", "overloaded"})
+"""Errors by which the gateway says to come again, before it has asked any model."""
+
+UNPAID = GIVE_UP | WAIT
+"""Errors of requests for which no model was asked; what another failure cost is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class Told:
     """An answer with what its receipt says; or `error`, the code of a request that failed, and nothing else.
 
     `cost`, `baseline`: nano-dollars, None where unknown. `final`: further requests would fail in the same way.
+    `again`: seconds after which to come again, when the gateway had no room; None: it is no use, or it was not said.
     """
 
     text: str = ""
@@ -52,10 +59,11 @@ class Told:
     why: str | None = None
     error: str | None = None
     final: bool = False
+    again: float | None = None
 
 
 class Asker:
-    """Asks one gateway, once: a try that failed may have been paid, so whoever tries again should know.
+    """Asks one gateway, once: a try that failed may have been paid, so whoever tries again should know (`UNPAID`).
 
     `bound` is None where it cannot be known what a request may cost. `timeless` names upstreams whose seconds are no
     model's (recordings): every time that holds them is told as unknown. Close it with `aclose`.
@@ -82,7 +90,8 @@ class Asker:
             answer = await self._client.chat.completions.create(**known, extra_body={"gkt": body.get("gkt", {})})
         except APIStatusError as error:
             code = error.code or f"http_{error.status_code}"
-            return Told(error=code, final=code in GIVE_UP or error.status_code in (401, 403))
+            again = _seconds(error.response.headers.get("retry-after")) if code in WAIT else None
+            return Told(error=code, final=code in GIVE_UP or error.status_code in (401, 403), again=again)
         except APIConnectionError as error:
             return Told(error=type(error).__name__)
         except ValueError:
@@ -148,6 +157,13 @@ def _stage(told: Mapping[str, Any], *, timed: bool) -> Stage:
         started=None,
         seconds=told.get("total_s") if timed else None,
     )
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return max(0.1, float(text or 1))
+    except ValueError:
+        return 1.0
 
 
 def _nano(dollars: str | None) -> int | None:

@@ -133,6 +133,7 @@ def run(
         seconds=seconds,
         model=model,
         routes={} if cascade is None else {"cascade": cascade},
+        judge=judge,
     )
     grid = run_command.Grid(strategy, tokens or [], teacher or [], student or [], shots or [0], concurrency)
 
@@ -146,9 +147,7 @@ def run(
         made = run_command.loaded(task, exemplars)
         cells = grid.cells([each.name for each in made])
         async with run_command.asking(url, key_env, config) as asker:
-            return await run_command.execute(
-                made, cells, folder, options, asker=asker, judge=judge, out=out, agreed=agreed
-            )
+            return await run_command.execute(made, cells, folder, options, asker=asker, out=out, agreed=agreed)
 
     try:
         ended = asyncio.run(all_())

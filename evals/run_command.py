@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evals import tasks
-from evals.asking import Asker, Told, in_process
+from evals.asking import Asker, in_process
 from evals.results import Cell, Strategy
 from evals.runner import Ended, Options, most, run
-from evals.scorers import Judge
 from evals.tasks import Task
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -86,18 +85,6 @@ async def asking(url: str | None, key_env: str, config: Path | None) -> AsyncGen
         await asker.aclose()
 
 
-def judged_by(asker: Asker, model: str | None) -> Judge | None:
-    """A judge that is a model of the same gateway; None without a model."""
-    if model is None:
-        return None
-
-    async def judge(prompt: str) -> Told:
-        said = {"role": "user", "content": prompt}
-        return await asker.ask({"model": model, "messages": [said], "temperature": 0, "max_completion_tokens": 16})
-
-    return judge
-
-
 async def execute(
     made: Sequence[Task],
     cells: Sequence[Cell],
@@ -105,7 +92,6 @@ async def execute(
     options: Options,
     *,
     asker: Asker,
-    judge: str | None,
     out: Console,
     agreed: Callable[[Money | None], bool],
 ) -> Ended | None:
@@ -120,4 +106,4 @@ async def execute(
         def told(name: str, done: int, whole: int) -> None:
             bar.update(shown[name], completed=done, total=whole)
 
-        return await run(folder.name, made, cells, folder, asker, options, judge=judged_by(asker, judge), progress=told)
+        return await run(folder.name, made, cells, folder, asker, options, progress=told)

@@ -2,7 +2,8 @@
 
 A cell is asked after the other, each with its own number of requests at once, so that their times can be compared; all
 cells ask the same questions in the same order. Every answer is on disk before the next question of its place begins,
-so a run that was killed goes on where it was: what was under way at that moment, and nothing else, is asked anew.
+so a run that was killed goes on where it was: what was under way at that moment, and nothing else, is asked anew, and
+counts twice in the budget (`evals.purse`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,14 +23,22 @@ from typing import Any, BinaryIO
 import msgspec
 
 from evals.asking import Asker, Told
+from evals.purse import Empty, Purse, mended
 from evals.results import RESULTS, RUN, Cell, Result, Run, read
-from evals.scorers import Judge, Scored, score
+from evals.scorers import Judge, Scored, judge_prompt, score
 from evals.tasks import Item, Task
 from gateway.errors import ConfigError
+from gateway.upstreams import GUIDANCE_BYTES
 from pricing.money import Money
 
 LOCK = "run.lock"
 MAX_TOKENS = 400
+JUDGE_TOKENS = 16
+TRIES = 8
+"""How often one question is asked while the gateway says that it has no room."""
+LONGEST_WAIT = 60.0
+FAILURES = 10
+"""So many requests that fail one after the other end a run: what fails them will not go away."""
 
 Progress = Callable[[str, int, int], None]
 """Told of a cell's name, how many of its questions are done, and how many it has."""
@@ -41,7 +50,8 @@ class Options:
 
     `budget` bounds what all requests of this and earlier runs into the folder cost; it needs an asker that knows the
     most that a request can cost. `seconds`: after so long no question is begun, every cell having its share of them.
-    `routes`: the model to ask for a strategy, instead of `model`; a cascade is a route with a policy.
+    `routes`: the model to ask for a strategy, instead of `model`; a cascade is a route with a policy. `judge`: the
+    model of the same gateway that scores open answers; the budget pays for it too.
     """
 
     seed: int = 0
@@ -54,6 +64,7 @@ class Options:
     routes: Mapping[str, str] | None = None
     notes: Sequence[str] = ()
     prices: Mapping[str, Mapping[str, str]] | None = None
+    judge: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +88,6 @@ async def run(
     asker: Asker,
     options: Options | None = None,
     *,
-    judge: Judge | None = None,
     progress: Progress = lambda *_: None,
 ) -> Ended:
     """Ask what the folder has no answer to yet. See the module, and `Options`.
@@ -88,7 +98,7 @@ async def run(
     """
     options = options or Options()
     drawn = {task.name: task.drawn(options.limit, options.seed) for task in tasks}
-    _check(cells, drawn)
+    _check(cells, drawn, options)
     if options.budget is not None and asker.bound is None:
         raise ConfigError(
             "a budget needs prices, and those of a gateway elsewhere are not known: give its key a budget instead "
@@ -97,8 +107,8 @@ async def run(
     with _locked(folder):
         made = _begun(folder, _described(name, drawn, cells, options))
         _, before = read(folder)
-        with _mended(folder / RESULTS).open("ab") as file:
-            runner = _Runner(drawn, cells, asker, options, judge, progress, file, before)
+        with mended(folder / RESULTS).open("ab") as file, closing(Purse(folder, options.budget)) as purse:
+            runner = _Runner(drawn, cells, asker, options, progress, file, purse, before)
             why = await runner.all()
         return Ended(made, runner.missing(), why)
 
@@ -109,12 +119,15 @@ def most(tasks: Sequence[Task], cells: Sequence[Cell], asker: Asker, options: Op
         return None
     total = 0
     for cell, task, item in _questions(cells, {task.name: task.drawn(options.limit, options.seed) for task in tasks}):
-        if _twin(cell, cells) is not None:
-            continue
-        bound = asker.bound(_body(cell, task, item, 0, options))
-        if bound is None:
-            return None
-        total += bound.nano * options.samples
+        bodies = [] if _twin(cell, cells) is not None else [_body(cell, task, item, 0, options)]
+        if item.scorer == "judge" and options.judge is not None:
+            longest = "x" * GUIDANCE_BYTES * options.max_tokens
+            bodies.append(_judging(judge_prompt(item.question, longest, item.reference or ""), options.judge))
+        for body in bodies:
+            bound = asker.bound(body)
+            if bound is None:
+                return None
+            total += bound.nano * options.samples
     return Money(total)
 
 
@@ -125,19 +138,16 @@ class _Runner:
         cells: Sequence[Cell],
         asker: Asker,
         options: Options,
-        judge: Judge | None,
         progress: Progress,
         file: BinaryIO,
+        purse: Purse,
         before: Iterable[Result],
     ) -> None:
         self._tasks, self._cells, self._asker, self._options = tasks, cells, asker, options
-        self._judge, self._progress, self._file = judge, progress, file
-        self._done: dict[tuple[str, str, int], Result] = {}
-        self._spent = self._held = 0
-        for result in before:
-            self._spent += _paid(result)
-            if result.error is None:
-                self._done[result.key] = result
+        self._progress, self._file, self._purse = progress, file, purse
+        self._done = {result.key: result for result in before if result.error is None}
+        self._failures = 0
+        self._judge: Judge | None = None if options.judge is None else self._judged
 
     def missing(self) -> int:
         """Answers that the grid has and the folder does not."""
@@ -189,27 +199,34 @@ class _Runner:
 
     async def _one(self, cell: Cell, task: Task, item: Item, sample: int) -> None:
         body = _body(cell, task, item, sample, self._options)
-        held = self._reserved(body)
         try:
-            told = await self._asker.ask(body)
-        finally:
-            self._held -= held
+            told = await self._asked(body)
+        except Empty as error:
+            raise _Stop(str(error)) from None
         await self._write(cell, item, sample, body["messages"], told)
+        self._failures = 0 if told.error is None else self._failures + 1
         if told.final:
             raise _Stop(f"the gateway refuses: {told.error}")
+        if self._failures >= FAILURES:
+            raise _Stop(f"{FAILURES} requests failed one after the other, the last by {told.error}")
 
-    def _reserved(self, body: Mapping[str, Any]) -> int:
-        """Nano-dollars put aside for a request; raises `_Stop` where the budget does not hold them."""
-        budget, bound = self._options.budget, self._asker.bound
-        if budget is None or bound is None:
-            return 0
-        amount = bound(body)
-        if amount is None:
-            raise _Stop("the price of a model is not known, so no budget can be kept")
-        if self._spent + self._held + amount.nano > budget.nano:
-            raise _Stop(f"the budget of {budget} does not hold another question, which may cost {amount}")
-        self._held += amount.nano
-        return amount.nano
+    async def _asked(self, body: Mapping[str, Any]) -> Told:
+        """The answer, once the gateway has room. Raises `Empty` when the purse has not, and then nothing was asked."""
+        most = None if self._asker.bound is None else self._asker.bound(body)
+        told = await self._purse.pay(most, lambda: self._asker.ask(body))
+        for tries in range(1, TRIES):
+            if told.again is None:
+                break
+            await asyncio.sleep(min(LONGEST_WAIT, max(told.again, 0.1 * 2**tries)))
+            told = await self._purse.pay(most, lambda: self._asker.ask(body))
+        return told
+
+    async def _judged(self, prompt: str) -> Told:
+        """The judge's verdict; where the budget does not hold it, the answer stays unscored."""
+        try:
+            return await self._asked(_judging(prompt, self._options.judge or ""))
+        except Empty as error:
+            return Told(error=str(error))
 
     async def _write(
         self, cell: Cell, item: Item, sample: int, messages: Sequence[Mapping[str, Any]], told: Told
@@ -243,7 +260,6 @@ class _Runner:
         self._file.write(msgspec.json.encode(result) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._spent += _paid(result)
         if result.error is None:
             self._done[result.key] = result
 
@@ -302,6 +318,11 @@ def _body(cell: Cell, task: Task, item: Item, sample: int, options: Options) -> 
     return body
 
 
+def _judging(prompt: str, model: str) -> dict[str, Any]:
+    said = {"role": "user", "content": prompt}
+    return {"model": model, "messages": [said], "temperature": 0, "max_completion_tokens": JUDGE_TOKENS}
+
+
 def _twin(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
     """The cell that gets the first words which this one is about."""
     if cell.strategy != "cut-text":
@@ -311,7 +332,7 @@ def _twin(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
     return next((e for e in guided if (e.task, e.guidance_tokens, e.teacher, e.exemplars) == same), None)
 
 
-def _check(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> None:
+def _check(cells: Sequence[Cell], tasks: Mapping[str, Task], options: Options) -> None:
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise ConfigError("a cell is there twice")
@@ -319,6 +340,8 @@ def _check(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> None:
         if cell.task not in tasks:
             raise ConfigError(f"cell {cell.name}: no task {cell.task!r}")
         task = tasks[cell.task]
+        if options.judge is None and any(item.scorer == "judge" for item in task.items):
+            raise ConfigError(f"cell {cell.name}: its answers are scored by a judge, and no model is named that judges")
         try:
             task.messages(task.items[0], cell.exemplars)
         except ValueError as error:
@@ -333,6 +356,9 @@ def _described(name: str, tasks: Mapping[str, Task], cells: Sequence[Cell], opti
             "questions": len(task.items),
             "max_tokens": options.max_tokens,
             "samples": options.samples,
+            "asked": sha256(" ".join(sorted(item.id for item in task.items)).encode()).hexdigest(),
+            "models": {"": options.model, **(options.routes or {})},
+            "judge": options.judge,
         }
         for task in tasks.values()
     }
@@ -356,17 +382,6 @@ def _begun(folder: Path, wanted: Run) -> Run:
     return begun
 
 
-def _mended(path: Path) -> Path:
-    """The file without a torn last line, so that what is appended begins a line of its own."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-    return path
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -376,10 +391,3 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError:
             raise ConfigError(f"another process runs in {folder}") from None
         yield
-
-
-def _paid(result: Result) -> int:
-    """Nano-dollars that this result's calls cost; what is copied from another cell was paid there."""
-    if result.why is not None and result.why.startswith("the guidance of "):
-        return 0
-    return sum(stage.cost or 0 for stage in result.stages)

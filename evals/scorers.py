@@ -68,6 +68,11 @@ async def score(name: ScorerName, question: str, answer: str, reference: str | N
     return _compared(None if name == "text" else name, answer, reference)
 
 
+def judge_prompt(question: str, answer: str, reference: str) -> str:
+    """What a judge is asked."""
+    return JUDGE_PROMPT.format(question=question, reference=reference, answer=answer)
+
+
 def _compared(kind: Kind | None, answer: str, reference: str) -> Scored:
     found = final(answer, kind)
     wanted = final(reference, kind)
@@ -82,8 +87,7 @@ def _compared(kind: Kind | None, answer: str, reference: str) -> Scored:
 async def _judged(judge: Judge, question: str, answer: str, reference: str) -> Scored:
     if not answer.strip():
         return Scored(None, 0.0)
-    prompt = JUDGE_PROMPT.format(question=question, reference=reference, answer=answer)
-    told = await judge(prompt)
+    told = await judge(judge_prompt(question, answer, reference))
     if told.error is not None:
         return Scored(None, None, f"the judge failed: {told.error}")
     calls = tuple(structs.replace(stage, stage="judge") for stage in told.stages)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from evals.asking import Asker, Told, in_process
+from evals.asking import WAIT, Asker, Told, in_process
+from evals.purse import SPENT, Purse
 from evals.recording import only, record
 from evals.results import RESULTS, Cell, Result, Stage, read
-from evals.runner import Options, most, run
+from evals.runner import FAILURES, Options, most, run
 from evals.tasks import Task, load
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -47,10 +50,10 @@ def sums(folder: Path, count: int = COUNT) -> Task:
     return only(task, ids)
 
 
-def config(folder: Path, **teacher: Any) -> Config:
+def config(folder: Path, *, ledger: str = "sqlite://", **teacher: Any) -> Config:
     return Config.parse(
         {
-            "ledger": {"url": "sqlite://"},
+            "ledger": {"url": ledger},
             "upstreams": {
                 "big": {"kind": "replay", "model": "big-1", "file": str(folder / "tape.jsonl"), **teacher},
                 "small": {"kind": "scripted", "model": "small-1", "says": "The answer is 6."},
@@ -125,6 +128,8 @@ class Priced(Asker):
         self.at_once += 1
         await asyncio.sleep(0)
         self.paid += cost
+        if body["model"] == "judge":
+            return Told("CORRECT", stages=(Stage("answer", "teacher", "j", 1, 1, cost, None, None),), cost=cost)
         return Told("The answer is 1.", stages=(Stage("answer", "teacher", "m", 1, 1, cost, None, None),), cost=cost)
 
 
@@ -138,8 +143,64 @@ async def test_a_budget_is_never_passed(tmp_path: Path, budget: int) -> None:
     assert asker.paid <= budget
     assert (ended.missing == 0) == (budget == 5000)
     if ended.missing:
-        assert "does not hold another question" in str(ended.why)
-        assert budget - asker.paid < 400, "four at once may hold what they do not need"
+        assert "the next request may cost" in str(ended.why)
+        assert budget - asker.paid < 100, "what others put aside and did not need is used"
+
+
+@pytest.mark.parametrize("budget", [250, 1000])
+async def test_the_judge_is_paid_from_the_same_budget(tmp_path: Path, budget: int) -> None:
+    rows = [{"prompt": f"{n}?", "reference": "yes", "scorer": "judge"} for n in range(30)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    task = load("own", tmp_path / "own.jsonl")
+    cells = [Cell("own", "teacher", teacher="big", concurrency=4)]
+    asker = Priced([100] * 60, 100)
+    with pytest.raises(ConfigError, match="no model is named that judges"):
+        await run("own", [task], cells, tmp_path / "none", asker)
+    await run("own", [task], cells, tmp_path / "run", asker, Options(budget=Money(budget), judge="judge"))
+    await asker.aclose()
+    assert budget - 100 < asker.paid <= budget
+    _, results = read(tmp_path / "run")
+    assert {each.score for each in results} <= {1.0, None}
+    for each in results:
+        assert (each.unscored is None) or "the judge failed: the budget" in each.unscored
+
+
+class Failing(Asker):
+    """Says the codes that it was given, one after the other, and then answers."""
+
+    def __init__(self, codes: list[str]) -> None:
+        super().__init__("http://127.0.0.1:1", "none", bound=lambda _: Money(100))
+        self.codes, self.asked = codes, 0
+
+    async def ask(self, body: Mapping[str, Any]) -> Told:
+        self.asked += 1
+        if not self.codes:
+            return Told("The answer is 1.", cost=10)
+        code = self.codes.pop(0)
+        return Told(error=code, again=0.0 if code in WAIT else None)
+
+
+async def test_a_gateway_without_room_is_asked_again_and_what_failed_counts_as_the_most(tmp_path: Path) -> None:
+    task = sums(tmp_path)
+    cells = [Cell("gsm8k", "teacher", teacher="big")]
+    asker = Failing(["rate_limit_exceeded", "overloaded", "upstream_error"])
+    ended = await run("sums", [task], cells, tmp_path / "run", asker, Options(budget=Money(1000)))
+    assert (ended.missing, asker.asked) == (1, COUNT + 2)
+    purse = Purse(tmp_path / "run", None)
+    assert purse.spent == Money(100 + (COUNT - 1) * 10)
+    purse.close()
+    ended = await run("sums", [task], cells, tmp_path / "run", asker, Options(budget=Money(305)))
+    assert (ended.missing, asker.asked) == (1, COUNT + 2)
+    assert (await run("sums", [task], cells, tmp_path / "run", asker, Options(budget=Money(310)))).missing == 0
+    await asker.aclose()
+
+
+async def test_a_run_in_which_everything_fails_ends(tmp_path: Path) -> None:
+    asker = Failing(["upstream_error"] * 40)
+    ended = await run("sums", [sums(tmp_path, 40)], [Cell("gsm8k", "teacher", teacher="big")], tmp_path / "run", asker)
+    await asker.aclose()
+    assert (asker.asked, ended.missing) == (FAILURES, 40)
+    assert "failed one after the other, the last by upstream_error" in str(ended.why)
 
 
 async def test_a_gateway_elsewhere_knows_no_budget(tmp_path: Path) -> None:
@@ -170,7 +231,7 @@ from tests.evals.test_runner import CELLS, config, sums
 
 async def main(folder):
     task = sums(folder)
-    async with in_process(config(folder, delay=0.02)) as asker:
+    async with in_process(config(folder, ledger=f"sqlite:///{folder}/ledger.db", delay=0.02)) as asker:
         await run("sums", [task], CELLS, folder / "run", asker)
 
 asyncio.run(main(Path(sys.argv[1])))
@@ -196,7 +257,19 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     first.wait()
     kept = lines()
     assert kept < COUNT * len(CELLS)
+    spends = [json.loads(line) for line in (tmp_path / "run" / SPENT).read_bytes().split(b"\n")[:-1]]
+    under_way = {each["call"] for each in spends} - {each["call"] for each in spends if each["settled"]}
+    assert len(under_way) <= CELLS[0].concurrency
+    purse = Purse(tmp_path / "run", None)
+    paid = sum(each.get("paid", 0) for each in spends)
+    lost = sum(each["most"] for each in spends if each["call"] in under_way and not each["settled"])
+    assert purse.spent == Money(paid + lost), "what nobody saw the end of is taken to have cost the most"
+    purse.close()
     subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, timeout=120, check=True)
     _, results = read(tmp_path / "run")
     assert len(results) == len({each.key for each in results}) == COUNT * len(CELLS)
     assert all(isinstance(each, Result) and each.error is None for each in results)
+    # What the gateway's own ledger has: of each question one call to the teacher, but for those that the kill cut off.
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+        ((calls,),) = ledger.execute("SELECT count(*) FROM calls WHERE seat = 'teacher'").fetchall()
+    assert 2 * COUNT <= calls <= 2 * COUNT + CELLS[0].concurrency
