@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -65,8 +65,9 @@ class Told:
 class Asker:
     """Asks one gateway, once: a try that failed may have been paid, so whoever tries again should know (`UNPAID`).
 
-    `bound` is None where it cannot be known what a request may cost. `timeless` names upstreams whose seconds are no
-    model's (recordings): every time that holds them is told as unknown. Close it with `aclose`.
+    `bound` is None where it cannot be known what a request may cost, `config` where the gateway runs elsewhere.
+    `recorded` names upstreams that play recordings back, whose seconds are no model's: every time that holds them is
+    told as unknown. Close it with `aclose`.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Asker:
         key: str,
         *,
         bound: Bound | None = None,
-        timeless: Collection[str] = (),
+        config: Config | None = None,
         timeout: float = 600.0,
     ) -> None:
         self.bound = bound
-        self._timeless = timeless
+        self.config = config
+        replays = config.upstreams.items() if config is not None else ()
+        self.recorded = frozenset(name for name, spec in replays if isinstance(spec, ReplaySpec))
         self._client = AsyncOpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=key, max_retries=0, timeout=timeout)
 
     async def ask(self, body: Mapping[str, Any]) -> Told:
@@ -102,11 +105,11 @@ class Asker:
         baseline = receipt.get("baseline") or {}
         usage = answer.usage
         stages = receipt.get("stages", ())
-        timed = not any(each["upstream"] in self._timeless for each in stages)
+        timed = not any(each["upstream"] in self.recorded for each in stages)
         return Told(
             text=text,
             guidance=text[: guidance.get("text_chars") or 0],
-            stages=tuple(_stage(each, timed=each["upstream"] not in self._timeless) for each in stages),
+            stages=tuple(_stage(each, timed=each["upstream"] not in self.recorded) for each in stages),
             input_tokens=usage.prompt_tokens if usage else None,
             output_tokens=usage.completion_tokens if usage else None,
             cost=_nano(receipt.get("cost_usd")),
@@ -127,7 +130,6 @@ async def in_process(config: Config) -> AsyncGenerator[Asker, None]:
 
     Raises `ConfigError`.
     """
-    recorded = {name for name, spec in config.upstreams.items() if isinstance(spec, ReplaySpec)}
     async with hosted(config, bound("127.0.0.1", 0)) as host:
 
         def most(body: Mapping[str, Any]) -> Money | None:
@@ -138,7 +140,7 @@ async def in_process(config: Config) -> AsyncGenerator[Asker, None]:
 
         key = secrets.token_urlsafe(32)
         host.gateway.auth.admit(key)  # whatever keys its callers have
-        asker = Asker(host.url, key, bound=most, timeless=recorded)
+        asker = Asker(host.url, key, bound=most, config=config)
         try:
             yield asker
         finally:

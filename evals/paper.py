@@ -14,13 +14,13 @@ from typing import Any
 from evals import runner, tasks
 from evals.asking import Asker, in_process
 from evals.grid import FULL, QUICK, RECORDED, Shape, cells
+from evals.prices import listed
 from evals.recording import only, record
 from evals.results import Cell, read
 from evals.runner import Ended, Options, Progress
 from evals.tasks import Task
 from gateway.config import Config
 from gateway.errors import ConfigError
-from pricing.book import PriceBook
 from pricing.money import Money
 from students.spec import ReplaySpec
 
@@ -164,7 +164,7 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
     Resumes what the folder holds. ConfigError.
     """
     began = time.monotonic()
-    prices = _prices(plan.models)
+    prices = listed(plan.models.config, (plan.models.teacher, plan.models.student))
     async with in_process(plan.models.config) as asker:
         limit, told, left = plan.limit, list[str](), None
         if plan.seconds is not None:
@@ -251,15 +251,4 @@ def _notes(plan: Plan) -> list[str]:
             "tokenizer cuts. Concise guidance, hints and exemplars would be other prompts, so they are not run; its "
             "time is not a model's, so times that hold it are unknown."
         )
-    return told
-
-
-def _prices(models: Models) -> dict[str, dict[str, str]]:
-    """Dollars per million tokens of both models, now; nothing of one whose price is unknown or by the hour."""
-    book, told = PriceBook.from_config(models.config.prices), dict[str, dict[str, str]]()
-    for name in (models.teacher, models.student):
-        model = getattr(models.config.upstreams[name], "model", name)
-        price = book.price(model, provider=getattr(models.config.upstreams[name], "seller", None))
-        both = {"input": price.input, "output": price.output} if price else {}
-        told[model] = {way: amount.plain for way, amount in both.items() if amount is not None}
     return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import cast, get_args
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evals import tasks
 from evals.asking import Asker, in_process
+from evals.prices import listed
 from evals.results import Cell, Strategy
 from evals.runner import Ended, Options, most, run
 from evals.tasks import Task
@@ -95,7 +96,11 @@ async def execute(
     out: Console,
     agreed: Callable[[Money | None], bool],
 ) -> Ended | None:
-    """Say what it can cost at most, ask whether to go on, and run with a bar; None: not agreed to."""
+    """Say what it can cost at most, ask whether to go on, and run with a bar; None: not agreed to. ConfigError."""
+    _check_recorded(cells, asker)
+    if asker.config is not None:
+        named = [name for cell in cells for name in (cell.teacher, cell.student) if name is not None]
+        options = replace(options, prices=listed(asker.config, dict.fromkeys(named)), notes=_notes(named, asker))
     bound = most(made, cells, asker, options)
     if not agreed(bound):
         return None
@@ -107,3 +112,22 @@ async def execute(
             bar.update(shown[name], completed=done, total=whole)
 
         return await run(folder.name, made, cells, folder, asker, options, progress=told)
+
+
+def _check_recorded(cells: Sequence[Cell], asker: Asker) -> None:
+    """ConfigError: a recorded teacher would be asked for what it did not say.
+
+    It has one text for a question, whatever it is asked: it can be cut, and nothing else.
+    """
+    for cell in cells:
+        if cell.teacher in asker.recorded and (cell.strategy in ("concise", "hint") or cell.exemplars):
+            raise ConfigError(
+                f"cell {cell.name}: {cell.teacher!r} plays back recorded answers, which were given to another prompt; "
+                "leave out concise, hint and --shots"
+            )
+
+
+def _notes(named: Sequence[str], asker: Asker) -> list[str]:
+    replays = [name for name in dict.fromkeys(named) if name in asker.recorded]
+    told = f"{', '.join(replays)}: recorded answers, played back; times that hold them are unknown."
+    return [told] if replays else []
