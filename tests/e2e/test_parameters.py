@@ -107,8 +107,10 @@ class TestParameters:
     def test_a_limit_over_real_models(self, embedded: Served, limit: int, topic: str) -> None:
         answer = ask(embedded, topic, model="gkt", messages=sky(topic), max_tokens=limit, stream=True)
         assert answer.usage is not None
-        assert answer.usage["completion_tokens"] <= limit
-        assert answer.reasons == ["length"]
+        tokens = answer.usage["completion_tokens"]
+        assert tokens <= limit
+        # A model that samples may have said all of it before.
+        assert answer.reasons == ["length"] or (answer.reasons == ["stop"] and tokens < limit)
         check_accounts(embedded, answer)
 
     def test_logprobs(self, embedded: Served, topic: str) -> None:
