@@ -7,9 +7,9 @@ fitted on all questions given. Needs numpy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import permutations, product
 from math import ceil, inf
 from statistics import NormalDist
 
@@ -89,6 +89,8 @@ def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, 
     best = search.cheapest(
         (replace(best.shape, teacher_limit=limit) for limit in search.limits(manifest.teacher)), best
     )
+    # Then guidance, where answers under guidance are known, for what the ladder or a part of it is not content with.
+    best = search.cheapest(search.guided(best.shape), best)
     if best.low >= goal.retention and best.share < 1:
         return search.fitted(best)
     near = search.nearest
@@ -110,10 +112,14 @@ class _Search:
         self._teachers = [question.arms[manifest.teacher] for question in questions]
         self._unit = float(np.mean([arm.cost for arm in self._teachers]))
         self._folds = np.array_split(np.random.default_rng(seed).permutation(len(questions)), FOLDS)
-        score = {name: sum(question.arms[name].score for question in questions) for name in manifest.students}
+        names = (*manifest.students, *manifest.rungs)
+        self._score = {name: sum(question.arms[name].score for question in questions) for name in names}
         self.nearest: Candidate | None = None
         """Of the candidates cheaper than the teacher, the one for whose claim the fewest questions would do."""
-        self.prefer = tuple(sorted(manifest.students, key=lambda name: -score[name]))
+        self.prefer = self._preferred(manifest.students)
+
+    def _preferred(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(names, key=lambda name: -self._score[name]))
 
     def ladders(self) -> Iterator[tuple[str, ...]]:
         """Every order of up to `RUNGS` students."""
@@ -137,6 +143,23 @@ class _Search:
             limits = [self.limits(name) for name in shape.ladder]
             yield replace(shape, limits=tuple(each[min(place, len(each) - 1)] for each in limits))
 
+    def guided(self, shape: Shape) -> Iterator[Shape]:
+        """The ladder or the beginning of it, and then guidance that grows, gone on from by one student or several.
+
+        Of the lengths of guidance that there are the shorter always come first, as they did when they were recorded.
+        """
+        lengths = sorted({rung.tokens for rung in self._manifest.guided})
+        at = {tokens: [name for name, r in self._manifest.rungs.items() if r.tokens == tokens] for tokens in lengths}
+        for height in range(len(shape.ladder) + 1):
+            tried: set[tuple[str, ...]] = set()
+            for grown, wide in product(range(1, len(lengths) + 1), range(1, len(self._manifest.students) + 1)):
+                rungs = tuple(name for tokens in lengths[:grown] for name in at[tokens][:wide])
+                if rungs not in tried:
+                    tried.add(rungs)
+                    limits = (*shape.limits[:height], *(self._manifest.limits.get(name) for name in rungs))
+                    prefer = self._preferred((*self._manifest.students, *rungs))
+                    yield replace(shape, ladder=(*shape.ladder[:height], *rungs), limits=limits, prefer=prefer)
+
     def cheapest(self, shapes: Iterator[Shape], than: Candidate | None = None) -> Candidate:
         """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
         found = [] if than is None else [than]
@@ -157,11 +180,23 @@ class _Search:
             rest = np.setdiff1d(everything, fold)
             parts.append((fold, [step.of(rest) for step in rungs], [step.of(fold) for step in rungs]))
         for worth in WORTHS:
-            score, cost = np.zeros(len(everything)), np.zeros(len(everything))
+            whole = fit.blank(len(everything))
             for fold, learn, judge in parts:
-                walked = fit.walk(judge, fit.fit(learn, worth), worth)
-                score[fold], cost[fold] = walked.score, walked.cost
-            yield self._judged(shape, worth, score, float(cost.mean()))
+                whole.put(fold, fit.walk(judge, fit.fit(learn, worth), worth))
+            if all(self._pays(shape, rungs, whole, height) for height in range(len(rungs))):
+                yield self._judged(shape, worth, whole.score, float(whole.cost.mean()))
+
+    def _pays(self, shape: Shape, rungs: Sequence[Step], walked: Walked, height: int) -> bool:
+        """Whether a rung keeps more from the teacher than it costs of its answers, where the teacher is asked for it.
+
+        A gateway would not climb it otherwise (`gateway.cascade.gate`).
+        """
+        named = self._manifest.rungs
+        tokens = [named[name].tokens if name in named else 0 for name in shape.ladder[: height + 1]]
+        if tokens[height] == 0 or tokens[height] in tokens[:height]:
+            return True
+        found = _observed(rungs, walked, height)
+        return found.asked == 0 or found.kept > found.needed
 
     def _judged(self, shape: Shape, worth: float, score: fit.Vector, share: float) -> Candidate:
         """The lower bound by Fieller's argument: the mean of policy - rho x teacher is above 0 below it."""
@@ -180,16 +215,19 @@ class _Search:
         rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
         weighings = fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
+        named = self._manifest.rungs
         made = [
             Rung(
-                student=student,
+                kind="guidance" if name in named else "draft",
+                student=named[name].student if name in named else name,
+                guidance_tokens=named[name].tokens if name in named else 0,
                 max_tokens=limit,
                 gain=_named(step, weighing.gain),
                 cost=_named(step, weighing.cost),
                 next=None if weighing.next is None else _named(step, weighing.next),
                 observed=_observed(rungs, walked, height),
             )
-            for height, (student, limit, step, weighing) in enumerate(
+            for height, (name, limit, step, weighing) in enumerate(
                 zip(best.shape.ladder, best.shape.limits, rungs, weighings, strict=True)
             )
         ]
@@ -198,7 +236,7 @@ class _Search:
             kind=self._manifest.answer,
             teacher=Teacher(model=self._manifest.teacher, max_tokens=best.shape.teacher_limit),
             worth=_rounded(best.worth),
-            prefer=list(self.prefer),
+            prefer=list(best.shape.prefer),
             rungs=made,
             evidence={
                 "questions": len(self._questions),
@@ -214,7 +252,7 @@ class _Search:
                 "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
                 "prices": {
                     model: self._manifest.prices[model].model_dump()
-                    for model in (self._manifest.teacher, *best.shape.ladder)
+                    for model in dict.fromkeys((self._manifest.teacher, *(rung.student for rung in made)))
                 },
                 "recorded": self._manifest.recorded or "unknown",
             },

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,9 @@ class Step:
     """All questions at one rung, had they come to it: signals (questions x names), the best draft's score, its cost.
 
     `teacher` and `teacher_cost` are what escalating from here brings: of a teacher that was cut, the best draft.
-    Costs are in mean teacher's answers (not cut), `asked` the cost of this rung's own draft.
+    Costs are in mean teacher's answers (not cut), `asked` the cost of this rung's own draft, and of the guidance that
+    it is the first to go on from. `over`: the teacher had ended within its guidance, here or further down, so that
+    nothing is decided here; `best` is then its answer's score. Such questions teach the weights nothing.
     """
 
     names: tuple[str, ...]
@@ -51,11 +53,12 @@ class Step:
     asked: Vector
     teacher: Vector
     teacher_cost: Vector
+    over: NDArray[np.bool_]
 
     @cached_property
     def ridge(self) -> _Ridge:
         """Regression over these signals."""
-        return _Ridge(self.signals)
+        return _Ridge(self.signals, ~self.over)
 
     @cached_property
     def escalation(self) -> tuple[Vector, Vector]:
@@ -71,6 +74,7 @@ class Step:
             self.asked[rows],
             self.teacher[rows],
             self.teacher_cost[rows],
+            self.over[rows],
         )
 
 
@@ -92,6 +96,20 @@ class Walked:
     ended: NDArray[np.intp]
     escalated: NDArray[np.bool_]
 
+    def put(self, rows: NDArray[np.intp], of: Walked) -> None:
+        """What became of some of the questions, into its place among all."""
+        for mine, theirs in zip(self._columns, of._columns, strict=True):
+            mine[rows] = theirs
+
+    @property
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self.score, self.cost, self.ended, self.escalated
+
+
+def blank(count: int) -> Walked:
+    """Of so many questions nothing yet."""
+    return Walked(np.zeros(count), np.zeros(count), np.zeros(count, np.intp), np.zeros(count, np.bool_))
+
 
 def steps(questions: Sequence[Question], manifest: Manifest, shape: Shape, unit: float) -> list[Step]:
     """The rungs of a ladder over questions; `unit` is the cost of a mean teacher's answer, in micro-dollars."""
@@ -101,19 +119,30 @@ def steps(questions: Sequence[Question], manifest: Manifest, shape: Shape, unit:
     teacher_cost = np.array([each.cost for each in last]) / unit
     asks = tuple(zip(shape.ladder, shape.limits, strict=True))
     told = [[cut(question, *ask, manifest) for question in questions] for ask in asks]
+    over = np.zeros(len(questions), np.bool_)
+    begun: set[int] = set()
     made = []
-    for height in range(1, len(asks) + 1):
-        seen = [_reading(question, asks[:height], shape.prefer) for question in questions]
+    for height, name in enumerate(shape.ladder):
+        seen = [_reading(question, asks[: height + 1], shape.prefer) for question in questions]
         names = tuple(seen[0].signals)
+        asked = np.array([each.cost for each in told[height]])
+        guided = manifest.rungs.get(name)
+        if guided is not None and guided.tokens not in begun:
+            begun.add(guided.tokens)
+            asked = asked + np.array([question.arms[name].begun for question in questions])
         best = np.array([told[one.best][row].score for row, one in enumerate(seen)])
+        ends = np.array([question.arms[name].complete for question in questions]) & ~over
+        best = np.where(ends, np.array([each.score for each in told[height]]), best)
+        over = over | ends
         made.append(
             Step(
                 names,
                 np.array([tuple(one.signals.values()) for one in seen]),
                 best,
-                np.array([each.cost for each in told[height - 1]]) / unit,
+                asked / unit,
                 np.where(whole, score, best),
                 teacher_cost,
+                over,
             )
         )
     return made
@@ -122,7 +151,7 @@ def steps(questions: Sequence[Question], manifest: Manifest, shape: Shape, unit:
 @lru_cache(maxsize=400_000)
 def _reading(question: Question, asks: tuple[tuple[str, int | None], ...], prefer: tuple[str, ...]) -> Reading:
     """What the drafts of a question show. Kept, since many ladders and splits ask for the same; it knows no score."""
-    return read([draft(question, student, limit) for student, limit in asks], prefer)
+    return read([draft(question, name, limit) for name, limit in asks], prefer)
 
 
 def fit(rungs: Sequence[Step], worth: float) -> list[Weighing]:
@@ -148,14 +177,14 @@ def moves(step: Step, weighing: Weighing, worth: float) -> NDArray[np.intp]:
     teacher = step.signals @ weighing.gain - worth * (step.signals @ weighing.cost)
     further = np.full(len(teacher), -np.inf) if weighing.next is None else step.signals @ weighing.next
     ask = further > np.maximum(0.0, teacher)
-    return np.where(ask, ASK, np.where(teacher > 0, ESCALATE, ACCEPT))
+    return np.where(step.over, ACCEPT, np.where(ask, ASK, np.where(teacher > 0, ESCALATE, ACCEPT)))
 
 
 def walk(rungs: Sequence[Step], weighings: Sequence[Weighing], worth: float) -> Walked:
     """What the policy does with each question."""
     count = len(rungs[0].best)
-    score, cost = np.zeros(count), np.zeros(count)
-    ended, escalated, open_ = np.zeros(count, np.intp), np.zeros(count, np.bool_), np.ones(count, np.bool_)
+    start, open_ = blank(count), np.ones(count, np.bool_)
+    score, cost, ended, escalated = start.score, start.cost, start.ended, start.escalated
     for height, (step, weighing) in enumerate(zip(rungs, weighings, strict=True)):
         move = moves(step, weighing, worth)
         cost += open_ * step.asked
@@ -169,13 +198,17 @@ def walk(rungs: Sequence[Step], weighings: Sequence[Weighing], worth: float) -> 
 
 
 class _Ridge:
-    """Least squares with a penalty, for several right sides over the same signals; the first signal goes free."""
+    """Least squares with a penalty, for several right sides over the same signals; the first signal goes free.
 
-    def __init__(self, signals: Vector) -> None:
+    `counts`: the rows to learn from.
+    """
+
+    def __init__(self, signals: Vector, counts: NDArray[np.bool_]) -> None:
         penalty = np.full(signals.shape[1], PENALTY)
         penalty[0] = 1e-6
-        self._signals = signals
-        self._inverse = np.linalg.inv(signals.T @ signals + np.diag(penalty))
+        self._counts = counts
+        self._signals = signals[counts]
+        self._inverse = np.linalg.inv(self._signals.T @ self._signals + np.diag(penalty))
 
     def __call__(self, target: Vector) -> Vector:
-        return self._inverse @ (self._signals.T @ target)
+        return self._inverse @ (self._signals.T @ target[self._counts])

@@ -17,7 +17,8 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gateway.answers import Answer, Kind, final
+from gateway.answers import Answer, Kind, declared, final
+from gateway.cascade.signals import who
 from gateway.errors import ConfigError
 
 MANIFEST = "workload.yaml"
@@ -40,6 +41,15 @@ class Rate(BaseModel):
         return self.input * read + self.output * written
 
 
+class Guided(BaseModel):
+    """A student that goes on from the teacher's first `tokens`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    student: str
+    tokens: int = Field(ge=1)
+
+
 class Manifest(BaseModel):
     """`workload.yaml`: who is the teacher, who the students are, and what they charge."""
 
@@ -49,6 +59,9 @@ class Manifest(BaseModel):
     teacher: str = Field(description="The model whose answers are the baseline.")
     students: list[str] = Field(
         min_length=1, description="The models to try first; the simple gate asks in this order."
+    )
+    guided: list[Guided] = Field(
+        default_factory=list, description="Students whose answers from the teacher's first words were recorded too."
     )
     also: list[str] = Field(default_factory=list, description="Further arms to show: the teacher asked to be concise.")
     prices: dict[str, Rate] = Field(description="Dollars per million tokens, of every model named above.")
@@ -65,9 +78,23 @@ class Manifest(BaseModel):
         models = self.models
         if len(set(models)) != len(models):
             raise ValueError("a model has two roles")
+        if len({*models, *self.rungs}) < len(models) + len(self.guided):
+            raise ValueError("guided names a student and a length twice")
+        if strangers := {rung.student for rung in self.guided} - set(self.students):
+            raise ValueError(f"guided names {', '.join(sorted(strangers))}, and students does not")
         if missing := [model for model in models if model not in self.prices]:
             raise ValueError(f"no price for {', '.join(missing)}")
         return self
+
+    @property
+    def rungs(self) -> dict[str, Guided]:
+        """The guided students, by the names that their answers have; see `gateway.cascade.signals.who`."""
+        return {who(rung.student, rung.tokens): rung for rung in self.guided}
+
+    def rate(self, name: str) -> Rate:
+        """What a model, or a guided student of that name, charges."""
+        rung = self.rungs.get(name)
+        return self.prices[name if rung is None else rung.student]
 
     @property
     def models(self) -> list[str]:
@@ -75,11 +102,28 @@ class Manifest(BaseModel):
         return [self.teacher, *self.students, *self.also]
 
 
+class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The teacher's first words that an answer goes on from: `tokens` is the limit that it was asked with.
+
+    `input_tokens` and `output_tokens` are what the teacher read and wrote for them; `kept` of the latter begin the
+    answer, where a torn word was dropped; null: all. `complete`: the teacher ended by itself within the limit, so that
+    the answer is all its own.
+    """
+
+    text: str
+    tokens: int
+    input_tokens: int
+    output_tokens: int
+    kept: int | None = None
+    complete: bool = False
+
+
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line: one model's answer to one question.
 
     `correct` is 0 to 1, or true or false; null: it could not be scored, and the question is left out and counted.
-    `logprobs` are those of the answer's tokens, natural.
+    `logprobs` are those of the answer's tokens, natural. `guidance`: what a guided student went on from; `response` is
+    then the whole answer, these words included, and the tokens are what the student itself read and wrote.
     """
 
     id: str | int
@@ -90,11 +134,17 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_tokens: int
     output_tokens: int
     logprobs: list[float] | None = None
+    guidance: Words | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One model's answer to one question, as a policy sees it, with its score and its cost in micro-dollars."""
+    """One model's answer to one question, as a policy sees it, with its score and its cost in micro-dollars.
+
+    Of a guided student `cost` is its own part, and `begun` what the teacher's first words cost, which all that go on
+    from them share. `guidance` is their limit of tokens; `told`: the answer was in them; `complete`: they were all of
+    it.
+    """
 
     answer: Answer | None
     score: float
@@ -102,11 +152,15 @@ class Arm:
     written: int
     cost: float
     logprob: float | None
+    begun: float = 0.0
+    guidance: int = 0
+    told: bool = False
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """A question that every model answered; `arms` by the models' names. Equal to itself only."""
+    """A question that every model answered; `arms` by the models' names, and guided students'. Equal to itself only."""
 
     id: str
     arms: Mapping[str, Arm]
@@ -126,17 +180,19 @@ class Workload:
         """Read a directory. ConfigError, with the file and the line, where it is not in the format."""
         manifest = _manifest(folder)
         wanted = set(manifest.models)
-        found: dict[str, dict[str, Arm | None]] = {model: {} for model in manifest.models}
+        found: dict[str, dict[str, Arm | None]] = {name: {} for name in (*manifest.models, *manifest.rungs)}
         prompts: dict[str, str] = {}
         for place, row in _rows(folder, manifest):
             if row.model not in wanted:
                 continue
-            key = str(row.id)
-            if key in found[row.model]:
-                raise ConfigError(f"{place}: a second answer of {row.model} to question {key}")
+            key, name = str(row.id), who(row.model, 0 if row.guidance is None else row.guidance.tokens)
+            if name not in found:
+                continue
+            if key in found[name]:
+                raise ConfigError(f"{place}: a second answer of {name} to question {key}")
             if prompts.setdefault(key, row.prompt) != row.prompt and row.model not in manifest.also:
                 raise ConfigError(f"{place}: question {key} has another prompt than before")
-            found[row.model][key] = _arm(place, row, manifest)
+            found[name][key] = _arm(place, row, manifest)
         for model, arms in found.items():
             if not arms:
                 raise ConfigError(f"{folder.name}: no answers of {model}")
@@ -242,6 +298,14 @@ def _arm(place: str, row: Outcome, manifest: Manifest) -> Arm | None:
     if not 0 <= score <= 1:
         raise ConfigError(f"{place}: correct is {score}, not 0 to 1")
     logprob = sum(row.logprobs) / len(row.logprobs) if row.logprobs else None
-    cost = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
-    answer = final(row.response, manifest.answer)
-    return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob)
+    answer, words = final(row.response, manifest.answer), row.guidance
+    if words is None:
+        cost = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
+        return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob)
+    kept = words.output_tokens if words.kept is None else words.kept
+    if words.tokens < 1 or not 0 <= kept <= words.output_tokens or words.input_tokens < 0:
+        raise ConfigError(f"{place}: guidance of less than a token, or fewer tokens than none")
+    begun = manifest.prices[manifest.teacher].cost(words.input_tokens, words.output_tokens)
+    own = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
+    made = Arm(answer, score, row.input_tokens, kept + row.output_tokens, own, logprob, begun, words.tokens)
+    return replace(made, told=words.complete or declared(words.text), complete=words.complete)

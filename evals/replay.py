@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from evals.recorded import Arm, Manifest, Question
 from gateway.cascade.policy import Policy, decide
-from gateway.cascade.signals import Draft
+from gateway.cascade.signals import Draft, student_of
 from gateway.errors import ConfigError
 
 
@@ -31,43 +31,44 @@ class Played:
     cost: float
 
 
-def cut(question: Question, model: str, limit: int | None, manifest: Manifest) -> Cut:
+def cut(question: Question, name: str, limit: int | None, manifest: Manifest) -> Cut:
     """The recorded answer as `max_tokens=limit` returns it for the same prompt: greedy answers are cut, not changed.
 
-    What it was not to write is not paid for, at the model's price.
+    What it was not to write is not paid for, at the model's price. Of a guided student's the cost is its own part.
     """
-    arm = question.arms[model]
-    if limit is None or arm.written <= limit:
+    arm = question.arms[name]
+    if limit is None or arm.written <= limit or arm.complete:
         return Cut(True, arm.score, arm.cost)
-    return Cut(False, 0.0, arm.cost - manifest.prices[model].output * (arm.written - limit))
+    return Cut(False, 0.0, arm.cost - manifest.rate(name).output * (arm.written - limit))
 
 
-def draft(question: Question, student: str, limit: int | None) -> Draft:
-    """The recorded answer of a student as a policy sees it; of one that was cut there is no answer."""
-    arm = question.arms[student]
-    whole = limit is None or arm.written <= limit
-    return Draft(
-        student, arm.answer if whole else None, arm.written if limit is None else min(arm.written, limit), arm.logprob
-    )
+def draft(question: Question, name: str, limit: int | None) -> Draft:
+    """The recorded answer of a student, guided or not, as a policy sees it; of one that was cut there is no answer."""
+    arm = question.arms[name]
+    whole = limit is None or arm.written <= limit or arm.complete
+    written = arm.written if limit is None or whole else min(arm.written, limit)
+    student, answer = student_of(name, arm.guidance), arm.answer if whole else None
+    return Draft(student, answer, written, arm.logprob, arm.told, arm.guidance, arm.complete)
 
 
 def play(policy: Policy, manifest: Manifest, question: Question) -> Played:
     """Drive `policy` over one question. Its score is looked at when all is decided, and never before.
 
-    ConfigError: the policy names a model that was not recorded, or a rung of guidance, which cannot be.
+    ConfigError: the policy names a model, or guidance, that was not recorded.
     """
     drafts: list[Draft] = []
     told: list[Cut] = []
+    begun = 0.0
     while (decision := decide(policy, drafts)).action == "ask":
         rung = policy.rungs[len(drafts)]
-        if rung.kind != "draft":
-            raise ConfigError("a rung of guidance cannot be replayed: no recording holds guided answers")
-        told.append(_known(question, rung.student, rung.max_tokens, manifest))
-        drafts.append(draft(question, rung.student, rung.max_tokens))
-    cost = sum(each.cost for each in told)
+        told.append(_known(question, rung.who, rung.max_tokens, manifest))
+        if policy.begins(len(drafts)):
+            begun += question.arms[rung.who].begun
+        drafts.append(draft(question, rung.who, rung.max_tokens))
+    cost = begun + sum(each.cost for each in told)
     best = told[decision.best if decision.best is not None else 0]
     if decision.action == "accept":
-        return Played("student", len(drafts), False, best.score, cost)
+        return Played("teacher" if drafts[-1].complete else "student", len(drafts), False, best.score, cost)
     last = _known(question, policy.teacher.model, policy.teacher.max_tokens, manifest)
     if not last.whole:
         return Played("student", len(drafts), True, best.score, cost + last.cost)
@@ -93,7 +94,7 @@ def totals(played: Iterable[Played]) -> tuple[list[float], list[float]]:
     return [row.score for row in rows], [row.cost for row in rows]
 
 
-def _known(question: Question, model: str, limit: int | None, manifest: Manifest) -> Cut:
-    if model not in question.arms:
-        raise ConfigError(f"the policy asks {model}, of which nothing is recorded")
-    return cut(question, model, limit, manifest)
+def _known(question: Question, name: str, limit: int | None, manifest: Manifest) -> Cut:
+    if name not in question.arms:
+        raise ConfigError(f"the policy asks {name}, of which nothing is recorded")
+    return cut(question, name, limit, manifest)

@@ -62,7 +62,7 @@ class Curve:
 def sweep(policy: Policy, learn: Sequence[Question], judge: Sequence[Question], manifest: Manifest) -> Iterator[Swept]:
     """The policy's ladder and limits at every worth that calibrating tries, learnt from `learn`."""
     shape = Shape(
-        tuple(rung.student for rung in policy.rungs),
+        tuple(rung.who for rung in policy.rungs),
         tuple(policy.prefer),
         tuple(rung.max_tokens for rung in policy.rungs),
         policy.teacher.max_tokens,

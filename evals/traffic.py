@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Literal
 
-from evals.recorded import Arm, Manifest, Question, Rate, Workload
+from evals.recorded import Arm, Guided, Manifest, Question, Rate, Workload
 from gateway.answers import Answer, Kind
 from gateway.cascade.policy import Policy
+from gateway.cascade.signals import student_of, who
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.ledger import drafted as ledger
@@ -125,21 +126,28 @@ def read(requests: Sequence[Drafted], rates: Sequence[ledger.Rate], route: str, 
     teacher, students, same = _alike(lots)
     if other := len(lots) - len(same):
         left_out["without a draft of every student, or with another teacher"] = other
-    models = (teacher, *students)
+    alone = [name for name in students if same[0].answers[name].guidance == 0]
+    guided = [name for name in students if name not in alone]
+    models = (teacher, *alone)
     manifest = Manifest(
         name=route,
         teacher=teacher,
-        students=list(students),
+        students=alone,
+        guided=[_guided(name, same[0].answers[name].guidance) for name in guided],
         prices={model: _rate(same, model) for model in models},
         limits=_limits(same, students),
         answer=kind,
         recorded=f"route {route}, {_moment(same[0].at)} to {_moment(same[-1].at)}",
     )
-    questions = [Question(lot.id, {model: lot.answers[model] for model in models}) for lot in same]
+    questions = [Question(lot.id, {name: lot.answers[name] for name in (*models, *guided)}) for lot in same]
     workload = Workload(manifest, questions, 0, sum(left_out.values()))
     said = {lot.id: (lot.shown, lot.score) for lot in same if lot.shown is not None and lot.score is not None}
     window = same[0].at, same[-1].at
     return Traffic(workload, rates[0], window, left_out, said, any(lot.stand_in for lot in same))
+
+
+def _guided(name: str, tokens: int) -> Guided:
+    return Guided(student=student_of(name, tokens), tokens=tokens)
 
 
 def _alike(lots: Sequence[_Lot]) -> tuple[str, tuple[str, ...], list[_Lot]]:
@@ -158,7 +166,10 @@ def _alike(lots: Sequence[_Lot]) -> tuple[str, tuple[str, ...], list[_Lot]]:
 
 @dataclass(slots=True)
 class _Lot:
-    """All answers to one request by their models, and the calls behind each."""
+    """All answers to one request by who gave them, and the calls behind each.
+
+    `begun`: nano-dollars of the teacher's first words, by their limit of tokens.
+    """
 
     id: str
     at: float
@@ -170,36 +181,44 @@ class _Lot:
     answers: dict[str, Arm] = field(default_factory=dict)
     parts: dict[str, list[Asked]] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)
 
 
 def _lot(request: Drafted) -> _Lot | str:
     """The request's answers; in words what is not known of them."""
     lot = _Lot(request.request_id, request.at, request.score, request.stand_in)
-    alone = [each for each in request.answers if each.guidance == 0]
     # A teacher that was cut by the policy's limit has answered again, whole, for the shadow.
-    teachers = [each for each in alone if each.place is None and (each.limit is None or each.given)]
-    drafts = sorted((each for each in alone if each.place is not None), key=lambda each: each.place or 0)
+    teachers = [each for each in request.answers if each.place is None and (each.limit is None or each.given)]
+    drafts = sorted((each for each in request.answers if each.place is not None), key=lambda each: each.place or 0)
     if not teachers:
         return "without the teacher's answer"
     for each in (*drafts, teachers[-1]):
-        if each.model in lot.answers:
+        name = who(each.model, each.guidance)
+        if name in lot.answers:
             continue
         made = [request.calls[call] for call in each.calls if call in request.calls]
         cost, inputs = [call.amount for call in made], [call.read for call in made]
-        if not made or None in cost:
+        if not (made or each.complete) or None in cost:
             return "with a call that has no price"
         if each.output is None or None in inputs:
             return "with a call whose tokens are not known"
-        read, spent = sum(filter(None, inputs)), sum(filter(None, cost))
-        lot.answers[each.model] = Arm(each.answer, 0.0, read, each.output, spent / NANO, each.logprob)
-        lot.parts[each.model] = made
+        own = [call for call in made if each.guidance == 0 or call.seat == "student"]
+        spent, whole = sum(call.amount or 0 for call in own), sum(filter(None, cost))
+        if each.guidance:
+            lot.begun[each.guidance] = lot.begun.get(each.guidance, 0) + whole - spent
+        read = sum(call.read or 0 for call in own)
+        arm = Arm(each.answer, 0.0, read, each.output, spent / NANO, each.logprob)
+        lot.answers[name] = replace(arm, guidance=each.guidance, told=each.told, complete=each.complete)
+        lot.parts[name] = own
         if each.limit is not None and each.place is not None:
-            lot.limits[each.model] = each.limit
+            lot.limits[name] = each.limit
         if each.given:
             lot.shown = each.answer
+    for name, arm in lot.answers.items():
+        lot.answers[name] = replace(arm, begun=lot.begun.get(arm.guidance, 0) / NANO)
     lot.teacher = teachers[-1].model
-    lot.students = tuple(each.model for each in drafts if each.model != lot.teacher)
-    return lot if lot.students else "without a student's draft"
+    lot.students = tuple(dict.fromkeys(who(each.model, each.guidance) for each in drafts if each.model != lot.teacher))
+    return lot if any(lot.answers[name].guidance == 0 for name in lot.students) else "without a student's draft"
 
 
 def _scored(question: Question, shown: Answer, score: float, teacher: str) -> tuple[Question, bool] | None:

@@ -292,7 +292,10 @@ def _last_resort(exchange: Exchange) -> list[Call]:
 
 
 def _drafted(draft: Draft, place: int, index: int, climb: Climb) -> dict[str, Any]:
-    """One draft of a cascade. `agree`: how many of its choice's drafts say the same, itself among them."""
+    """One draft of a cascade. `agree`: how many of its choice's drafts say the same, itself among them.
+
+    `guidance`: the budget of the teacher's words that it went on from; `complete`: it is these alone.
+    """
     answers = [each.answer for each in climb.drafts]
     return {
         "choice": index,
@@ -301,7 +304,9 @@ def _drafted(draft: Draft, place: int, index: int, climb: Climb) -> dict[str, An
         "agree": 0 if draft.answer is None else answers.count(draft.answer),
         "tokens": draft.tokens,
         "logprob": None if draft.logprob is None else round(draft.logprob, 4),
+        "guidance": draft.guidance,
         "told": draft.told,
+        "complete": draft.complete,
         "given": climb.given == place,
     }
 

@@ -102,11 +102,11 @@ async def open_gateway(
             stack.push_async_callback(traces.aclose)
         auth = Authenticator(fixed, admin, ring)
         gateway = Gateway(config, planner, upstreams, prompts, book, ledger, auth, ring, metrics, admission, traces)
-        await gateway.lengths.refresh(ledger)
+        await gateway.look()
         # First shadows and models, which ends what still runs; then all of it is booked; then the ledger.
         stack.push_async_callback(gateway.idle)
         stack.push_async_callback(models.aclose)
-        watch = asyncio.create_task(gateway.lengths.watch(ledger))
+        watch = asyncio.create_task(gateway.lookout.watch())
         stack.push_async_callback(_ended, watch)
         stack.callback(gateway.shadows.close)
         for name, state in (await gateway.readiness())["upstreams"].items():

@@ -128,7 +128,8 @@ class Plan:
     `shadow`: the teacher is to answer too, once the client has been served; `shadow_propensity` is the probability
     of that, None where it was not drawn. `guidance_cache`: guidance is kept for so many seconds; None: it is not.
     `policy` is that of a cascade, `students` the upstreams of the students that it names, `closed` its rungs that are
-    not climbed for this chat (by their place) and why, `answers` the kind of final answer that drafts are compared by.
+    not climbed for this chat (by their place) and why, `barred` those of them that it cannot have, so that not even a
+    shadow climbs them; `answers` the kind of final answer that drafts are compared by.
     """
 
     route: str
@@ -153,6 +154,7 @@ class Plan:
     policy: Policy | None = None
     students: Mapping[str, str] = field(default_factory=dict)
     closed: Mapping[int, str] = field(default_factory=dict)
+    barred: frozenset[int] = frozenset()
     answers: Kind | None = None
 
 
@@ -213,11 +215,28 @@ class Guidance:
     wasted: str | None = None
 
 
+class Opening(NamedTuple):
+    """The teacher's first words in a cascade, kept for all rungs that go on from them.
+
+    `budget` is the most tokens that they were asked for with, `read` the tokens of the client's own prompt as the
+    teacher counts them; None: not reported. `calls` are the ids of the calls that they are the words of.
+    """
+
+    guidance: Guidance
+    budget: int
+    read: int | None
+    calls: Sequence[str]
+
+    def serves(self, budget: int) -> bool:
+        """True when a rung of that budget has these words, and the teacher need not be asked."""
+        return self.guidance.complete or budget <= self.budget
+
+
 class Taken(NamedTuple):
-    """The rung of a draft, by its place in the policy, and how many calls it took (of a chat for one answer)."""
+    """The rung of a draft, by its place in the policy, and the ids of its calls (of a chat for one answer)."""
 
     place: int
-    calls: int
+    calls: Sequence[str]
 
 
 @dataclass(slots=True)
@@ -226,7 +245,8 @@ class Climb:
 
     `given` is the place of the draft that was given; None: the teacher's answer was, or none yet. `taken` says of each
     draft which rung it is of; the first `former` were made for another exchange, the one that this one measures.
-    `teacher` is the final answer of the teacher's; None: it has none, or was not asked.
+    `teacher` is the final answer of the teacher's; None: it has none, or was not asked. `opening` are the longest first
+    words of the teacher's so far.
     """
 
     drafts: list[Draft] = field(default_factory=list)
@@ -235,6 +255,7 @@ class Climb:
     taken: list[Taken] = field(default_factory=list)
     former: int = 0
     teacher: Answer | None = None
+    opening: Opening | None = None
 
 
 @dataclass(slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from gateway.cascade.kept import Kept, grouped
-from gateway.chat import Call, Climb, Exchange, Plan
+from gateway.cascade.policy import Policy, Rung
+from gateway.cascade.signals import Draft
+from gateway.chat import Climb, Exchange, Opening, Taken
 
 
 def kept(exchange: Exchange) -> Sequence[Kept]:
@@ -19,36 +20,49 @@ def kept(exchange: Exchange) -> Sequence[Kept]:
     if policy is None or len(exchange.climbs) != 1:
         return []
     (climb,) = exchange.climbs
-    made = list(_drafts(exchange.plan, climb, (call for call in exchange.calls if not _whole(call))))
-    answers = [draft.answer for draft in climb.drafts]
-    limit = policy.teacher.max_tokens if exchange.shadow_of is None else None
-    for call in filter(_whole, exchange.calls):
-        if call.error is None and call.finish is not None:
-            output = call.usage.output if call.usage is not None else None
-            given = exchange.shadow_of is None and climb.given is None
-            made.append(Kept(None, call.upstream, output, limit=limit, given=given, calls=(call.id,)))
+    own = exchange.shadow_of is None
+    known = climb.drafts[: climb.former]
+    new = list(zip(climb.drafts[climb.former :], climb.taken[climb.former :], strict=True))
+    made = [_draft(draft, taken, policy.rungs[taken.place], climb) for draft, taken in new]
+    answers = [draft.answer for draft, _ in new]
+    of_rungs = {call for taken in climb.taken for call in taken.calls}
+    for call in exchange.calls:
+        if call.id not in of_rungs and call.error is None and call.finish is not None:  # the teacher's, for all of it
+            output, limit = call.usage.output if call.usage is not None else None, policy.teacher.max_tokens
+            given = own and climb.given is None
+            made.append(Kept(None, call.upstream, output, limit=limit if own else None, given=given, calls=(call.id,)))
             answers.append(climb.teacher)
-    return grouped(made, answers)[climb.former :]
+    ended = next((draft.answer for draft, _ in new if draft.complete), None)
+    if climb.opening is not None and climb.opening.guidance.complete and any(draft.complete for draft, _ in new):
+        made += _ended(exchange, policy, climb, climb.opening)
+        answers += [ended] * (len(made) - len(answers))
+    # A shadow's answers are numbered after the request's, which were its drafts and then the teacher's.
+    before = [draft.answer for draft in known] + ([climb.teacher] if not own and climb.given is None else [])
+    return grouped(made, answers, before)
 
 
-def _whole(call: Call) -> bool:
-    """Whether the teacher was asked for a whole answer, not for a rung's first words."""
-    return call.seat == "teacher" and call.stage != "guidance"
+def _draft(draft: Draft, taken: Taken, rung: Rung, climb: Climb) -> Kept:
+    return Kept(
+        taken.place,
+        draft.student,
+        draft.tokens,
+        logprob=draft.logprob,
+        limit=rung.max_tokens,
+        guidance=draft.guidance,
+        told=draft.told,
+        complete=draft.complete,
+        given=climb.given == taken.place,
+        calls=tuple(taken.calls),
+    )
 
 
-def _drafts(plan: Plan, climb: Climb, calls: Iterator[Call]) -> Iterator[Kept]:
-    rungs = plan.policy.rungs if plan.policy is not None else []
-    for number, (draft, taken) in enumerate(zip(climb.drafts, climb.taken, strict=True)):
-        rung = rungs[taken.place]
-        of_it = () if number < climb.former else tuple(call.id for call in islice(calls, taken.calls))
-        yield Kept(
-            taken.place,
-            draft.student,
-            draft.tokens,
-            logprob=draft.logprob,
-            limit=rung.max_tokens,
-            guidance=rung.guidance_tokens,
-            told=draft.told,
-            given=climb.given == taken.place,
-            calls=of_it,
-        )
+def _ended(exchange: Exchange, policy: Policy, climb: Climb, opening: Opening) -> Iterator[Kept]:
+    """A teacher that ended within its first words: that is its answer, and what all say who go on from them."""
+    tokens = opening.guidance.tokens
+    read = [call.upstream for call in exchange.calls if call.id in opening.calls]
+    if exchange.shadow_of is None and read:
+        yield Kept(None, read[-1], tokens, given=True, calls=tuple(opening.calls))
+    taken = {each.place for each in climb.taken}
+    for place, rung in enumerate(policy.rungs):
+        if rung.kind == "guidance" and place not in taken:
+            yield Kept(place, rung.student, tokens, guidance=rung.guidance_tokens, told=True, complete=True)

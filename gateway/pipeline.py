@@ -31,6 +31,7 @@ from gateway.guidance_cache import GuidanceCache
 from gateway.keys.ring import Keyring
 from gateway.ledger.entry import Entry, Ledger
 from gateway.lengths import Lengths
+from gateway.lookout import Lookout
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.readiness import Readiness
@@ -93,6 +94,7 @@ class Gateway:
         self.admission = admission
         self.traces = traces
         self.lengths = Lengths()
+        self.lookout = Lookout(self.look)
         self.shadows = shadows.Shadows()
         self._guidance = GuidanceCache(
             admission.shared.cache, upstreams, config.upstreams, auth.secret("guidance cache")
@@ -144,12 +146,14 @@ class Gateway:
             prompts.guidance,
             draw=self.planner.draw,
             waste=self.planner.waste,
+            acceptance=self.planner.acceptance,
             quote=quoting(book, self.upstreams),
         )
         planner.check()
         check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless], planner.students)
         self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         self.metrics.know(config)
+        self.lookout.stale()  # policies may be new
 
     def _bookkeeper(self, config: Config, prompts: Prompts, book: PriceBook) -> Bookkeeper:
         text, ratio = config.ledger.store_text, self.lengths.ratio
@@ -283,7 +287,7 @@ class Gateway:
         finally:
             shadow.duration = time.perf_counter() - began
             await self._settle(shadow, rules.books, NOTHING)
-            self.lengths.stale()
+            self.lookout.stale()
         route = rules.config.routes.get(exchange.plan.route)
         await shadows.compare(exchange, shadow, route.answers if route else None, self.ledger)
 
@@ -300,6 +304,12 @@ class Gateway:
     def knows(self, model: str, caller: Caller) -> bool:
         """True when a request for `model` would be planned."""
         return caller.may_ask(model) and (model in self.config.routes or "*" in self.config.routes)
+
+    async def look(self) -> None:
+        """Look at the ledger for what was measured; raises nothing."""
+        await self.lengths.refresh(self.ledger)
+        planner = self.planner
+        await planner.acceptance.refresh(self.ledger, {name: each.policy for name, each in planner.ladders.items()})
 
     async def idle(self) -> None:
         """Returns when no answer or shadow is under way and all are booked, after `SETTLE_SECONDS` at most."""

@@ -11,6 +11,7 @@ from secrets import SystemRandom
 from typing import get_args
 
 from gateway import policies
+from gateway.acceptance import Acceptance
 from gateway.cascade import gate
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName, Unguidable
 from gateway.config import GUIDED, Config, Instead, Route
@@ -22,7 +23,7 @@ from students.engine import Ability
 
 ANY = "*"
 ANEW = 2
-"""Rungs of guidance for a teacher that begins each anew, and is paid for the whole prompt each time."""
+"""Lengths of guidance for a teacher that begins each anew, and is paid for the whole prompt each time."""
 
 THOUGHTFUL = 1024
 """Tokens of guidance of which hidden reasoning is likely to leave some."""
@@ -66,8 +67,9 @@ class Planner:
     """Decides who speaks. Plans of requests without overrides and special needs are made once and reused.
 
     `draw` decides which chats are held out, and which are answered by the teacher too (`Route.holdout`, `shadow`).
-    `waste` knows whose guidance comes to nothing; the gateway tells it. `quote` prices the guidance of cascades.
-    `ladders` are the policies of the routes that have one. Raises `ConfigError`.
+    `waste` knows whose guidance comes to nothing, `acceptance` how much of it kept the teacher from being asked; the
+    gateway tells both. `quote` prices the guidance of cascades. `ladders` are the policies of the routes that have one.
+    Raises `ConfigError`.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Planner:
         draw: Draw = CHANCE,
         waste: Waste | None = None,
         quote: Quote = lambda upstream, model: None,
+        acceptance: Acceptance | None = None,
     ) -> None:
         self.draw = draw
         self.ladders = policies.load(config)
         self._quote = quote
         self.waste = waste or Waste()
+        self.acceptance = acceptance or Acceptance()
         self._config = config
         self._abilities = abilities
         self._prompts = prompts
@@ -183,8 +187,8 @@ class Planner:
 
     def _is_plain(self, plan: Plan, name: str) -> bool:
         """Whether the plan is what the route says, and nothing has changed it but the model that was asked for."""
-        plain = self._plain[name]
-        return replace(plan, why=plain.why, teacher_model=plain.teacher_model, closed=plain.closed) == plain
+        plain = replace(self._plain[name], why=plan.why, teacher_model=plan.teacher_model)
+        return replace(plain, closed=plan.closed, barred=plan.barred) == plan
 
     def _drawn(self, plan: Plan, route: Route, chat: Chat, caller: Caller) -> Plan:
         """The plan that the route has for this chat, or the teacher alone; and whether the teacher answers too.
@@ -303,25 +307,28 @@ class Planner:
         return plan
 
     def _gated(self, plan: Plan, chat: Chat) -> Plan:
-        """The plan of a cascade with the rungs of guidance closed that do not pay, or that this chat cannot have."""
-        guiding = [place for place, rung in enumerate(plan.policy.rungs if plan.policy else ()) if rung.guidance_tokens]
+        """The plan of a cascade without the rungs of guidance that do not pay, or that this chat cannot have."""
+        rungs = plan.policy.rungs if plan.policy is not None else []
+        guiding = {place: rung.guidance_tokens for place, rung in enumerate(rungs) if rung.kind == "guidance"}
         if plan.policy is None or not guiding:
             return plan
         teacher, model = self.guide(plan)
         unguidable = next((need for need in RULES_IN_ORDER if need in chat.needs), "n" if chat.n > 1 else None)
+        cannot: dict[int, str] = {}
         if unguidable is not None:
-            why = f"{unguidable} cannot be guided"
+            cannot = dict.fromkeys(guiding, f"{unguidable} cannot be guided")
         elif self.waste.paused(teacher, model):
-            why = f"guidance of {model or teacher} came to nothing lately"
+            cannot = dict.fromkeys(guiding, f"guidance of {model or teacher} came to nothing lately")
         else:
-            thinks = thinks_always(self._config.engine(teacher), model)
-            short = [place for place in guiding if thinks and plan.policy.rungs[place].guidance_tokens < THOUGHTFUL]
-            shut = gate.closed(plan.policy, self._quote(teacher, model))
-            shut |= dict.fromkeys(short, f"{model or teacher} cannot stop thinking")
             if Ability.CONTINUE not in self._abilities(teacher):
-                shut |= dict.fromkeys(guiding[ANEW:], f"{teacher} cannot go on from its own words, and reads all anew")
-            return replace(plan, closed=shut)
-        return replace(plan, closed=dict.fromkeys(guiding, why))
+                most = sorted(set(guiding.values()))[:ANEW][-1]
+                long = [place for place, tokens in guiding.items() if tokens > most]
+                cannot = dict.fromkeys(long, f"{teacher} cannot go on from its own words, and reads all anew")
+            if thinks_always(self._config.engine(teacher), model):
+                short = [place for place, tokens in guiding.items() if tokens < THOUGHTFUL]
+                cannot |= dict.fromkeys(short, f"{model or teacher} cannot stop thinking")
+        shut = gate.closed(plan.policy, self._quote(teacher, model), self.acceptance.seen(plan.route, plan.policy))
+        return replace(plan, closed=shut | cannot, barred=frozenset(cannot))
 
     def _instead(self, plan: Plan, route: Route, need: Unguidable) -> Plan:
         rule: Instead = route.unguidable.get(need) or self._config.unguidable[need]
@@ -336,7 +343,11 @@ class Planner:
     def _instead_of(plan: Plan, seat: Seat, why: str) -> Plan:
         """The plan in which the model in that seat answers alone."""
         alone = replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None, guidance_cache=None)
-        return alone if plan.policy is None else replace(alone, policy=None, students={}, closed={}, answers=None)
+        return (
+            alone
+            if plan.policy is None
+            else replace(alone, policy=None, students={}, closed={}, barred=frozenset(), answers=None)
+        )
 
     def _able(self, plan: Plan, chat: Chat) -> None:
         """Raises `Unsupported` when the model that writes the answer lacks what the chat needs."""

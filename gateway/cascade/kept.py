@@ -21,9 +21,10 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     `place` is None, and `model` its upstream. `output` are the tokens that it wrote, as the policy saw them (0: nothing
     came of it), `logprob` their mean, None where it is not told. `group` is its final answer's number, equal within the
     request for equal answers; None: it has none. `kind` and `odd` are the answer's. `limit` is the most tokens that it
-    might have, by the policy; None: it set none. `guidance`: of the teacher's tokens before it; `told`: the answer was
-    in these. `given`: it is what the client was shown. `calls` are the ids of the calls that it took, whose tokens and
-    price the ledger has.
+    might have, by the policy; None: it set none. `guidance`: the budget of the teacher's first words before it; `told`:
+    the answer was in these; `complete`: they were all of it. `given`: it is what the client was shown. `calls` are the
+    ids of the calls that it took, whose tokens and price the ledger has: of several answers that go on from the same
+    words, the first has the teacher's.
     """
 
     place: int | None
@@ -36,6 +37,7 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: int | None = None
     guidance: int = 0
     told: bool = False
+    complete: bool = False
     given: bool = False
     calls: tuple[str, ...] = ()
 
@@ -51,12 +53,15 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def draft(self) -> Draft:
         """The draft as a policy sees it, which reads as the one that was made."""
-        return Draft(self.model, self.answer, self.output or 0, self.logprob)
+        return Draft(self.model, self.answer, self.output or 0, self.logprob, self.told, self.guidance, self.complete)
 
 
-def grouped(kept: Sequence[Kept], answers: Sequence[Answer | None]) -> list[Kept]:
-    """The same, each with what is kept of its answer: numbers from 0 in the order in which answers are first seen."""
-    numbers: dict[Answer, int] = {}
+def grouped(kept: Sequence[Kept], answers: Sequence[Answer | None], before: Sequence[Answer | None] = ()) -> list[Kept]:
+    """The same, each with what is kept of its answer: numbers from 0 in the order in which answers are first seen.
+
+    Those `before` have their numbers already, in their order, in what is kept of the same request elsewhere.
+    """
+    numbers = {answer: place for place, answer in enumerate(dict.fromkeys(filter(None, before)))}
 
     def told(one: Kept, answer: Answer | None) -> Kept:
         if answer is None:

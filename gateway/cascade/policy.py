@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from gateway.answers import Kind
-from gateway.cascade.signals import Draft, Reading, read
+from gateway.cascade.signals import Draft, Reading, read, who
 from gateway.errors import ConfigError
 
 Weights = dict[str, FiniteFloat]
@@ -43,7 +43,7 @@ class Rung(_Part):
     """One more draft, and what to do with all drafts so far.
 
     `kind: draft` is a student that answers alone; `guidance` one that continues `guidance_tokens` of the teacher's.
-    Recordings have no guided answers, so that only a live gateway can calibrate and use a rung of guidance.
+    Rungs of the same length go on from the same words, which the first of them pays for.
     """
 
     kind: Literal["draft", "guidance"] = "draft"
@@ -60,6 +60,11 @@ class Rung(_Part):
         if (self.kind == "guidance") != (self.guidance_tokens > 0):
             raise ValueError("a rung of guidance, and no other, has guidance_tokens")
         return self
+
+    @property
+    def who(self) -> str:
+        """The name of its drafts, see `gateway.cascade.signals.who`."""
+        return who(self.student, self.guidance_tokens)
 
 
 class Teacher(_Part):
@@ -90,7 +95,15 @@ class Policy(_Part):
         for place, rung in enumerate(self.rungs):
             if (rung.next is None) != (place == len(self.rungs) - 1):
                 raise ValueError("every rung but the last weighs the next one")
+        guided = [rung.guidance_tokens for rung in self.rungs if rung.guidance_tokens]
+        if guided != sorted(guided):
+            raise ValueError("guidance grows up the ladder, or stays as long as it is")
         return self
+
+    def begins(self, place: int) -> bool:
+        """Whether the teacher is asked for guidance at this rung, and no rung below it has these words already."""
+        tokens = self.rungs[place].guidance_tokens
+        return tokens > 0 and all(rung.guidance_tokens < tokens for rung in self.rungs[:place])
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -127,7 +140,8 @@ def decide(policy: Policy, drafts: Sequence[Draft], closed: Mapping[int, str] = 
 
     Of three moves the one with the highest expected value is made, accepting being 0: asking the teacher is worth its
     gain less `worth` times its cost, asking the next student what `next` says. Ties accept. A rung that is `closed`,
-    for a reason, is not climbed: the ladder ends before it.
+    for a reason, is not climbed: the ladder ends before it. An answer that the teacher ended within its guidance is
+    accepted as it is: nobody could add to it.
     """
     if not drafts:
         if 0 in closed:
@@ -135,6 +149,8 @@ def decide(policy: Policy, drafts: Sequence[Draft], closed: Mapping[int, str] = 
         return Decision("ask", None, "the first student answers")
     if len(drafts) > len(policy.rungs):
         raise ValueError(f"{len(drafts)} drafts for {len(policy.rungs)} rungs")
+    if drafts[-1].complete:
+        return Decision("accept", len(drafts) - 1, "the teacher ended within its guidance")
     rung = policy.rungs[len(drafts) - 1]
     seen = read(drafts, policy.prefer)
     gain, cost = weigh(rung.gain, seen.signals), weigh(rung.cost, seen.signals)

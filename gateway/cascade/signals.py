@@ -15,12 +15,23 @@ from gateway.answers import Answer
 WITHOUT = "without:"
 
 
+def who(student: str, guidance: int) -> str:
+    """How weights and recordings call a student that goes on from so many of the teacher's tokens; 0: from none."""
+    return f"{student}@{guidance}" if guidance else student
+
+
+def student_of(name: str, guidance: int) -> str:
+    """Whom `who` called so."""
+    return name.removesuffix(f"@{guidance}") if guidance else name
+
+
 class Draft(NamedTuple):
     """A student's whole answer: `answer` is None where none was found in it, or where it was cut.
 
-    `tokens` are those it wrote; 0: nothing came of it, for its student could not be asked. `logprob` is the mean
-    log-probability of a token, None where the engine gives none. `told`: the guidance that it went on from held the
-    final answer already, which is then the teacher's more than the student's.
+    `tokens` are those it wrote, guidance included; 0: nothing came of it, for its student could not be asked.
+    `logprob` is the mean log-probability of a token, None where the engine gives none. `guidance` is the budget of the
+    teacher's first words that it went on from. `told`: these held the final answer already, which is then the teacher's
+    more than the student's. `complete`: the teacher ended within them, and the answer is all its own.
     """
 
     student: str
@@ -28,6 +39,13 @@ class Draft(NamedTuple):
     tokens: int
     logprob: float | None = None
     told: bool = False
+    guidance: int = 0
+    complete: bool = False
+
+    @property
+    def who(self) -> str:
+        """See `who`."""
+        return who(self.student, self.guidance)
 
 
 class Reading(NamedTuple):
@@ -41,11 +59,13 @@ class Reading(NamedTuple):
 def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
     """The draft that most others agree with, and the signals of all; ValueError for no drafts.
 
-    Where votes are equal, the student that stands first in `prefer` is taken, of those that wrote anything. Signals:
+    Where votes are equal, the one that stands first in `prefer` (by `who`, else by its student) is taken, of those that
+    wrote anything. Signals:
 
     - `one`: always 1.
     - `alone`: 1 where there are several drafts and no two agree.
-    - `without:STUDENT`: 1 where drafts agree, but not this student's.
+    - `without:WHO`: 1 where drafts agree, but not this one.
+    - `told`: 1 where the guidance of the chosen draft held the answer; only among drafts of which any has guidance.
     - `unparsed`: how many drafts have no final answer.
     - `length`: the mean of the natural logarithms of their lengths in tokens, where there is any.
     - `odd`: 1 where the answer is neither a whole number nor a choice nor JSON: words, a fraction, a formula.
@@ -55,9 +75,12 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
         raise ValueError("no drafts")
     votes = [0 if one.answer is None else sum(one.answer == other.answer for other in drafts) for one in drafts]
     rank = {name: place for place, name in enumerate(prefer)}
-    best = min(
-        range(len(drafts)), key=lambda i: (-votes[i], drafts[i].tokens == 0, rank.get(drafts[i].student, len(rank)), i)
-    )
+
+    def place(i: int) -> tuple[int, bool, int, int]:
+        draft = drafts[i]
+        return -votes[i], draft.tokens == 0, rank.get(draft.who, rank.get(draft.student, len(rank))), i
+
+    best = min(range(len(drafts)), key=place)
     chosen = drafts[best]
     several = votes[best] > 1
     lengths = [log(draft.tokens) for draft in drafts if draft.tokens > 0]
@@ -71,7 +94,9 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
     }
     if len(drafts) > 2:  # of two that agree nobody is left out
         for draft in drafts:
-            signals[WITHOUT + draft.student] = float(several and draft.answer != chosen.answer)
+            signals[WITHOUT + draft.who] = float(several and draft.answer != chosen.answer)
+    if any(draft.guidance for draft in drafts):
+        signals["told"] = float(chosen.told)
     return Reading(best, votes[best], signals)
 
 

@@ -22,11 +22,15 @@ BATCH = 2_000
 
 
 class Asked(NamedTuple):
-    """A call: tokens read and nano-dollars, corrections included; None: unknown. `rates` are its price's, as kept."""
+    """A call: tokens read and nano-dollars, corrections included; None: unknown. `rates` are its price's, as kept.
+
+    `seat`: whether the teacher was asked, or a student.
+    """
 
     read: int | None
     amount: int | None
     rates: Mapping[str, Any] | None
+    seat: str = "student"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,16 @@ def drafted(connection: Connection, route: str, since: float | None, until: floa
     return [each for batch in batches for each in _told(connection, batch)]
 
 
+def climbed(connection: Connection, route: str, since: float, limit: int) -> list[list[Kept]]:
+    """The drafts of the newest `limit` requests since then that a route's cascade answered, and their shadows'."""
+    row, shadow = entries.c, entries.alias("shadow")
+    joined = entries.outerjoin(shadow, shadow.c.request_id == row.request_id + SHADOW)
+    wanted = (*_of(route, since, None), row.drafts.is_not(None))
+    chosen = select(row.drafts, shadow.c.drafts.label("beside")).select_from(joined).where(*wanted)
+    found = connection.execute(chosen.order_by(row.at.desc(), row.request_id).limit(limit))
+    return [[*kept.loads(each.drafts), *kept.loads(each.beside or "[]")] for each in found]
+
+
 def _of(route: str, since: float | None, until: float | None) -> list[ColumnElement[bool]]:
     """The answered requests that a route's own cascade served, holdouts aside."""
     row = entries.c
@@ -104,7 +118,7 @@ def _told(connection: Connection, batch: Sequence[Mapping[Any, Any]]) -> Iterato
             costs = amounts(made.get(name, []), later.get(name, []))
             for call in made.get(name, []):
                 price = None if call["price"] is None else orjson.loads(call["price"])
-                known[call["id"]] = Asked(call["input"], costs[call["id"]], price)
+                known[call["id"]] = Asked(call["input"], costs[call["id"]], price, call["seat"])
         yield Drafted(
             row["request_id"],
             row["at"],

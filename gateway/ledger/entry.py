@@ -220,6 +220,10 @@ class Ledger(Protocol):
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
         ...
 
+    async def climbed(self, route: str, since: float, limit: int) -> Sequence[Sequence[Kept]]:
+        """The drafts of the newest `limit` requests since then that this route's cascade answered, its shadows' too."""
+        ...
+
     async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
         """Put a score from 0 to 1 on record, in place of an earlier one of the same source.
 

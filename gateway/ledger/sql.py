@@ -11,6 +11,7 @@ from typing import Any, Self
 import structlog
 from sqlalchemy import exc
 
+from gateway.cascade.kept import Kept
 from gateway.chat import Call
 from gateway.errors import Busy, ConfigError
 from gateway.ledger import rows
@@ -167,6 +168,10 @@ class SqlLedger:
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
         return await asyncio.to_thread(self._store.lengths, since)
+
+    async def climbed(self, route: str, since: float, limit: int) -> Sequence[Sequence[Kept]]:
+        """The drafts of the newest `limit` requests since then that this route's cascade answered, its shadows' too."""
+        return await asyncio.to_thread(self._store.climbed, route, since, limit)
 
     async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
         """Put a score from 0 to 1 on record, in place of an earlier one of the same source. Raises `Busy`."""

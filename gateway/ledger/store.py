@@ -34,8 +34,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import StaticPool
 
+from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
-from gateway.ledger import migrate, rollup, savings, scores
+from gateway.ledger import drafted, migrate, rollup, savings, scores
 from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
@@ -298,6 +299,11 @@ class Store:
         """The moment from which on no entry was pruned, in seconds since the epoch; 0: none was."""
         with self._begin() as connection:
             return float(rollup.kept_from(connection) * savings.HOUR)
+
+    def climbed(self, route: str, since: float, limit: int) -> list[list[Kept]]:
+        """The drafts of the newest requests that a route's cascade answered."""
+        with self.transaction() as connection:
+            return drafted.climbed(connection, route, since, limit)
 
     def lengths(self, since: float) -> dict[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on."""

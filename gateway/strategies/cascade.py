@@ -10,9 +10,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from gateway.cascade.policy import Decision, decide
-from gateway.chat import Climb, Exchange, Taken
+from gateway.chat import Climb, Exchange
 from gateway.strategies.base import Upstreams, merged
-from gateway.strategies.draft import Heard, answer_of, draft, listened, policy_of
+from gateway.strategies.draft import Heard, answer_of, climbed, listened, policy_of
 from gateway.strategies.seam import Trim
 from gateway.strategies.solo import one_of, together, whole
 from gateway.strategies.voice import Choice, voiced
@@ -47,19 +47,14 @@ async def _choice(exchange: Exchange, upstreams: Upstreams, climb: Climb, index:
     plan, policy = exchange.plan, policy_of(exchange.plan)
     heard: list[Heard] = []
     while (decision := decide(policy, climb.drafts, plan.closed)).action == "ask":
-        before = next((each.guidance for each in reversed(heard) if each.guidance is not None), None)
-        made = len(exchange.calls)
-        rung = await draft(exchange, upstreams, len(heard), index=index, before=before)
-        heard.append(rung)
-        if rung.complete:
-            climb.why = f"rung {len(heard)} of {len(policy.rungs)}: the teacher ended within its guidance"
-            async for event in _given(exchange, rung):
-                yield event
-            return
-        climb.drafts.append(rung.draft)
-        climb.taken.append(Taken(len(heard) - 1, len(exchange.calls) - made))
+        heard.append(await climbed(exchange, upstreams, climb, len(heard), index=index))
     climb.why = f"rung {len(heard)} of {len(policy.rungs)}: {decision.why}"
     best = _best(decision, heard)
+    if heard and heard[-1].draft.complete:  # the teacher's own answer, which is no draft that is given
+        climb.teacher = heard[-1].draft.answer
+        async for event in _given(exchange, heard[-1]):
+            yield event
+        return
     if decision.action == "accept" and best is not None:
         climb.given = best
         climb.why += f": {heard[best].draft.student}"

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.answers import Answer, declared, final
 from gateway.cascade.policy import Policy, Rung
 from gateway.cascade.signals import Draft
-from gateway.chat import Chat, Exchange, Guidance, Plan
+from gateway.chat import Chat, Climb, Exchange, Guidance, Opening, Plan, Taken
 from gateway.strategies.base import Upstreams
 from gateway.strategies.guided import Begun, across, begin, guided, student_prompt
 from gateway.strategies.seam import Trim
@@ -30,17 +30,14 @@ WHOLE = frozenset({"stop", "tool_calls", "function_call"})
 
 @dataclass(slots=True)
 class Heard:
-    """A whole answer that was heard and not shown. `end` is None where none came: its model failed, or was not asked.
+    """A whole answer that was heard and not shown.
 
-    `guidance`: what the teacher began it with; None on a rung without guidance. `complete`: it is all the teacher's,
-    who ended within the guidance.
+    `end` is None where none came: its model failed, or was not asked.
     """
 
     draft: Draft
     said: list[Delta]
     end: Finish | None
-    guidance: Guidance | None = None
-    complete: bool = False
 
     @property
     def useful(self) -> bool:
@@ -63,26 +60,27 @@ def policy_of(plan: Plan) -> Policy:
     return plan.policy
 
 
-async def draft(
-    exchange: Exchange,
-    upstreams: Upstreams,
-    place: int,
-    *,
-    index: int = 0,
-    before: Guidance | None = None,
-    measuring: bool = False,
+async def climbed(
+    exchange: Exchange, upstreams: Upstreams, climb: Climb, place: int, *, index: int = 0, measuring: bool = False
 ) -> Heard:
-    """Climb the rung at `place`: its student answers, alone or from the teacher's guidance, for choice `index`.
+    """Climb the rung at `place` for choice `index`: its student answers, alone or from the teacher's first words.
 
-    `before`: the guidance of a lower rung, which a teacher that can goes on with. `measuring`: nobody is served by it,
-    and its calls are booked as measurements. A model that fails has no answer, in no tokens: `Heard.end` is None.
-    Raises `EngineError` only where the plan would rather end in an error, `LookupError` for a plan that is no cascade.
+    What came of it is put down in `climb`, whose opening is gone on from. `measuring`: nobody is served by it, and its
+    calls are booked as measurements. A model that fails has no answer, in no tokens: `Heard.end` is None. Raises
+    `EngineError` only where the plan would rather end in an error, `LookupError` for a plan that is no cascade.
     """
-    plan = exchange.plan
-    rung = policy_of(plan).rungs[place]
+    rung, made = policy_of(exchange.plan).rungs[place], len(exchange.calls)
     if rung.kind == "guidance":
-        return await _guided(exchange, upstreams, rung, index, before, measuring)
-    seat = plan.students[rung.student]
+        heard = await _guided(exchange, upstreams, rung, climb, index, measuring)
+    else:
+        heard = await _alone(exchange, upstreams, rung, index, measuring)
+    climb.drafts.append(heard.draft)
+    climb.taken.append(Taken(place, [call.id for call in exchange.calls[made:]]))
+    return heard
+
+
+async def _alone(exchange: Exchange, upstreams: Upstreams, rung: Rung, index: int, measuring: bool) -> Heard:
+    seat = exchange.plan.students[rung.student]
     prompt, own = whole(exchange, upstreams, "student", seat)
     prompt = _quiet(upstreams, one_of(prompt, index), seat, rung.max_tokens)
     choice = Choice(index, Outlet(exchange.chat.sampling.stop), Trim(own))
@@ -90,7 +88,7 @@ async def draft(
     if heard is None:
         return Heard(Draft(rung.student, None, 0), [], None)
     said, end = heard
-    return Heard(await _draft(exchange, rung.student, own, said, end), said, end)
+    return Heard(await _draft(exchange, rung, own, said, end), said, end)
 
 
 async def listened(events: AsyncGenerator[Event, None]) -> tuple[list[Delta], Finish]:
@@ -119,23 +117,26 @@ async def _hear(
 
 
 async def _guided(
-    exchange: Exchange, upstreams: Upstreams, rung: Rung, index: int, before: Guidance | None, measuring: bool
+    exchange: Exchange, upstreams: Upstreams, rung: Rung, climb: Climb, index: int, measuring: bool
 ) -> Heard:
     """The student goes on from the teacher's first words, or has them in its prompt where it cannot."""
     chat, plan = exchange.chat, exchange.plan
-    guidance, read = await _begun(exchange, upstreams, rung, before, measuring)
+    if climb.opening is None or not climb.opening.serves(rung.guidance_tokens):
+        climb.opening = await _opened(exchange, upstreams, rung, climb.opening, measuring)
+    guidance, read = climb.opening.guidance, climb.opening.read
     if not measuring:
         exchange.guidance = guidance
-    held = await asyncio.to_thread(declared, guidance.text)
+    nothing = Heard(Draft(rung.student, None, 0, guidance=rung.guidance_tokens), [], None)
+    if guidance.wasted is not None:
+        return nothing
     outlet = Outlet(chat.sampling.stop)
     if guidance.complete:
         text = outlet.feed(guidance.text).text + outlet.finish().text
         said, end = [Delta(text, index)], Finish(usage=_shown(read, 0, guidance.tokens))
-        made = Draft(rung.student, await answer_of(exchange, said, "stop", ""), guidance.tokens, told=True)
-        return Heard(made, said, end, guidance, complete=True)
-    nothing = Heard(Draft(rung.student, None, 0), [], None, guidance)
-    if guidance.wasted is not None:
-        return nothing
+        answer = await answer_of(exchange, said, "stop", "")
+        budget = rung.guidance_tokens
+        return Heard(Draft(rung.student, answer, guidance.tokens, None, True, budget, complete=True), said, end)
+    held = await asyncio.to_thread(declared, guidance.text)
     seat = plan.students[rung.student]
     goes_on = upstreams.can("student", Ability.CONTINUE, seat)
     alike = replace(plan, placement="prefix" if goes_on else "context")
@@ -156,22 +157,18 @@ async def _guided(
             return nothing
         said, end = [*said, *heard[0]], heard[1]
         end.usage = None if end.usage is None else _shown(read or end.usage.input, end.usage.output, shown)
-    made = (await _draft(exchange, rung.student, "", said, end))._replace(told=held)
-    return Heard(made, said, end, guidance)
+    return Heard((await _draft(exchange, rung, "", said, end))._replace(told=held), said, end)
 
 
-async def _begun(
-    exchange: Exchange, upstreams: Upstreams, rung: Rung, before: Guidance | None, measuring: bool
-) -> tuple[Guidance, int | None]:
-    """The teacher's first words, `before` among them where it can go on from its own text; else it begins anew.
-
-    And the tokens of the client's own prompt, as the teacher counts them; None: not reported.
-    """
-    chat, former = exchange.chat, Guidance()
-    if before is not None and before.text and upstreams.can("teacher", Ability.CONTINUE):
-        own = {"role": "assistant", "content": before.text}
+async def _opened(
+    exchange: Exchange, upstreams: Upstreams, rung: Rung, before: Opening | None, measuring: bool
+) -> Opening:
+    """The teacher's first words: those `before` and more where it can go on from its own text; else it begins anew."""
+    chat, former, calls, made = exchange.chat, Guidance(), list[str](), len(exchange.calls)
+    if before is not None and before.guidance.text and upstreams.can("teacher", Ability.CONTINUE):
+        own = {"role": "assistant", "content": before.guidance.text}
         chat = replace(chat, messages=[*chat.messages, own], needs=chat.needs | {"prefix"})
-        former = before
+        former, calls = before.guidance, [*before.calls]
     plan = replace(
         exchange.plan,
         guidance_tokens=max(1, min(rung.guidance_tokens, chat.max_tokens or rung.guidance_tokens) - former.tokens),
@@ -187,7 +184,8 @@ async def _begun(
     new, usage = guided(begun), begun.usage
     complete = new.wasted is None and begun.finish is not None and begun.finish.reason == "stop"
     read = None if usage is None or usage.input is None else max(0, usage.input - former.tokens)
-    return Guidance(former.text + new.text, former.tokens + new.tokens, complete, new.wasted), read
+    words = Guidance(former.text + new.text, former.tokens + new.tokens, complete, new.wasted)
+    return Opening(words, rung.guidance_tokens, read, [*calls, *(call.id for call in exchange.calls[made:])])
 
 
 def _quiet(upstreams: Upstreams, prompt: Prompt, seat: str, limit: int | None) -> Prompt:
@@ -204,7 +202,7 @@ def _shown(read: int | None, written: int | None, guidance: int) -> Usage | None
     return None if written is None else Usage(read, guidance + written, source="estimated")
 
 
-async def _draft(exchange: Exchange, student: str, own: str, said: Sequence[Delta], end: Finish) -> Draft:
+async def _draft(exchange: Exchange, rung: Rung, own: str, said: Sequence[Delta], end: Finish) -> Draft:
     """What the policy sees of an answer."""
     written = end.usage.output if end.usage is not None else None
     if written is None:  # not reported: an estimate
@@ -213,7 +211,8 @@ async def _draft(exchange: Exchange, student: str, own: str, said: Sequence[Delt
         entry for delta in said for entry in delta.logprobs or () if isinstance(entry.get("logprob"), int | float)
     ]
     logprob = sum(float(entry["logprob"]) for entry in entries) / len(entries) if entries else None
-    return Draft(student, await answer_of(exchange, said, end.reason, own), max(written, 1), logprob)
+    answer = await answer_of(exchange, said, end.reason, own)
+    return Draft(rung.student, answer, max(written, 1), logprob, guidance=rung.guidance_tokens)
 
 
 async def answer_of(exchange: Exchange, said: Sequence[Delta], reason: str, own: str) -> Answer | None:

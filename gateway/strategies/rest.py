@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
-from gateway.chat import Climb, Exchange, Taken
+from gateway.chat import Climb, Exchange
 from gateway.strategies.base import Upstreams
-from gateway.strategies.draft import answer_of, draft
+from gateway.strategies.draft import answer_of, climbed
 from gateway.strategies.solo import Solo, whole
 from students.engine import Delta, Event, Finish
 
 
 def unclimbed(exchange: Exchange) -> list[int]:
-    """The rungs that a cascade for one answer did not climb, by their place; none of guidance.
+    """The rungs that a cascade for one answer did not climb and could have, by their place.
 
-    What students make of guidance is not calibrated from what is kept of it, so it is not paid for here.
+    None that goes on from first words in which the teacher had ended: what it would come to is known.
     """
-    if exchange.plan.policy is None or len(exchange.climbs) != 1:
+    plan = exchange.plan
+    if plan.policy is None or len(exchange.climbs) != 1:
         return []
-    climbed = {taken.place for taken in exchange.climbs[0].taken}
-    rungs = enumerate(exchange.plan.policy.rungs)
-    return [place for place, rung in rungs if rung.kind == "draft" and place not in climbed]
+    (climb,) = exchange.climbs
+    known = {taken.place for taken in climb.taken} | plan.barred
+    if climb.opening is not None and climb.opening.guidance.complete:
+        known |= {place for place, rung in enumerate(plan.policy.rungs) if rung.kind == "guidance"}
+    return [place for place in range(len(plan.policy.rungs)) if place not in known]
 
 
 def beside(exchange: Exchange) -> list[Climb]:
     """What the exchange that measures a cascade begins with: the drafts that there are, and a teacher yet unheard."""
     return [
-        Climb(list(climb.drafts), climb.given, taken=list(climb.taken), former=len(climb.drafts), teacher=climb.teacher)
+        replace(climb, drafts=list(climb.drafts), why="", taken=list(climb.taken), former=len(climb.drafts))
         for climb in exchange.climbs
     ]
 
@@ -54,9 +58,6 @@ class Rest:
                     said.append(event)
                     yield event
             climb.teacher = await answer_of(exchange, said, end.reason, whole(exchange, upstreams, "teacher")[1])
-        for place in unclimbed(exchange):
-            made = len(exchange.calls)
-            heard = await draft(exchange, upstreams, place, measuring=True)
-            climb.drafts.append(heard.draft)
-            climb.taken.append(Taken(place, len(exchange.calls) - made))
+        while left := unclimbed(exchange):
+            await climbed(exchange, upstreams, climb, left[0], measuring=True)
         yield end

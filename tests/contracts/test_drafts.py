@@ -165,3 +165,23 @@ def test_what_the_answers_cost_is_what_was_spent(costs: list[tuple[int, int, int
     assert amounts == [list(each) for each in costs]
     assert sum(amount or 0 for each in amounts for amount in each) == row.spent.nano
     store.close()
+
+
+async def test_the_newest_drafts_of_a_route_are_found_with_their_shadows(ledger: SqlLedger) -> None:
+    for number in range(3):
+        request, beside = told(number, (5, 7, 100))
+        await ledger.settle(request)
+        if number != 1:
+            await ledger.settle(beside)
+    strangers: list[dict[str, Any]] = [
+        {"route": "other"},
+        {"strategy": "teacher"},
+        {"outcome": "failed"},
+        {"drafts": ()},
+    ]
+    for number, changes in enumerate(strangers, 3):
+        await ledger.settle(replace(told(number, (1, 2, 3))[0], **changes))
+    found = await ledger.climbed("gkt", NOON, 2)
+    assert [[each.model for each in request] for request in found] == [["s0", "s1", "teacher"], ["s0", "s1"]]
+    assert len(await ledger.climbed("gkt", NOON, 9)) == 3
+    assert await ledger.climbed("gkt", NOON + 2.5, 9) == []

@@ -191,3 +191,13 @@ async def test_several_answers_at_once_are_not_kept(stage: Stage) -> None:
         entry = await home.settled()
     assert kept(entry) == kept(entry["shadow"]) == []
     assert entry["shadow"]["measured"]["teacher_output"] == 8
+
+
+async def test_a_shadows_answers_are_numbered_after_the_teachers(stage: Stage) -> None:
+    """What a student says that the shadow asks is no other answer than the teacher's, where it says the same."""
+    says = {"big": "It is 7.", "one": "It is 1.", "two": "It is 2.", "three": "It is 7."}
+    async with stage(eager=True, says=says) as home:
+        await home.ask()
+        entry = await home.settled()
+    known = {each.model: each.group for each in [*kept(entry), *kept(entry["shadow"])]}
+    assert known == {"one": 0, "big": 1, "two": 2, "three": 1}

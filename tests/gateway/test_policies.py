@@ -169,7 +169,9 @@ class TestPlans:
     def test_guidance_is_closed_where_it_cannot_be(self, tmp_path: Path) -> None:
         made = config(tmp_path, policy("small", "other", guided=True))
         assert plan(made).closed == {}
+        assert plan(made).barred == frozenset()
         assert plan(made, "tools").closed == {1: "tools cannot be guided"}
+        assert plan(made, "tools").barred == {1}
         assert plan(made, n=2).closed == {1: "n cannot be guided"}
         by = planner(made)
         for _ in range(3):
@@ -179,11 +181,14 @@ class TestPlans:
     def test_a_teacher_that_begins_anew_guides_twice(self, tmp_path: Path) -> None:
         made = policy("small", "other", guided=True)
         guided = made.rungs[1]
-        rungs = [made.rungs[0], *(guided.model_copy(update={"next": {"one": 1.0}}) for _ in range(2)), guided]
+        ahead: dict[str, Any] = {"next": {"one": 1.0}}
+        grown = [guided.model_copy(update={**ahead, "guidance_tokens": tokens}) for tokens in (48, 48, 96)]
+        rungs = [made.rungs[0], *grown, guided.model_copy(update={"guidance_tokens": 144})]
         tall = config(tmp_path, made.model_copy(update={"rungs": rungs}))
         assert plan(tall).closed == {}
         by = Planner(tall, lambda name: EVERYTHING & ~Ability.CONTINUE, ())
-        assert plan(tall, by=by).closed == {3: "teacher cannot go on from its own words, and reads all anew"}
+        assert plan(tall, by=by).closed == {4: "teacher cannot go on from its own words, and reads all anew"}
+        assert plan(tall, by=by).barred == {4}, "two students that go on from the same words are one length"
 
     def test_holdouts_and_shadows_are_drawn(self, tmp_path: Path) -> None:
         made = config(tmp_path, policy("small", "other", guided=True), holdout=0.1, shadow=0.2)

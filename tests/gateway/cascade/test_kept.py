@@ -27,6 +27,9 @@ drafts = st.lists(
         answers,
         st.integers(1, 500),
         st.one_of(st.none(), st.floats(-9, 0)),
+        st.booleans(),
+        st.sampled_from([0, 0, 48, 128]),
+        st.booleans(),
     ),
     min_size=1,
     max_size=4,
@@ -34,7 +37,18 @@ drafts = st.lists(
 
 
 def keep(made: list[Draft]) -> list[Kept]:
-    bare = [Kept(place, draft.student, draft.tokens, logprob=draft.logprob) for place, draft in enumerate(made)]
+    bare = [
+        Kept(
+            place,
+            draft.student,
+            draft.tokens,
+            logprob=draft.logprob,
+            guidance=draft.guidance,
+            told=draft.told,
+            complete=draft.complete,
+        )
+        for place, draft in enumerate(made)
+    ]
     return kept.grouped(bare, [draft.answer for draft in made])
 
 

@@ -18,10 +18,10 @@ from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
 from gateway.cascade.policy import Observed, Policy, Rung, Teacher
 from gateway.cascade.signals import Draft
-from gateway.chat import Exchange
+from gateway.chat import Climb, Exchange
 from gateway.config import Config
 from gateway.errors import UpstreamFailed
-from gateway.strategies.draft import draft
+from gateway.strategies.draft import climbed
 from gateway.upstreams import Desk, worst_case
 from pricing.money import Money
 from students.engine import Ability, Engine, Prompt
@@ -466,10 +466,35 @@ class TestGuidance:
         assert answer.text == "It is 18."
         assert answer.receipt["why"].endswith("rung 2 of 3: the teacher ended within its guidance")
         assert home.asked == (1, 0, 1)
-        assert len(answer.exchange.drafts) == 1
         (climb,) = answer.exchange.climbs
         assert (climb.drafts, climb.given) == (answer.exchange.drafts, None)
+        told = [(each["guidance"], each["told"], each["complete"]) for each in answer.receipt["drafts"]]
+        assert told == [(0, False, False), (3, True, True)]
         assert entry["baseline"]["method"] == "measured"
+
+    async def test_students_share_the_words_of_one_length(self, stage: Stage) -> None:
+        """The second one costs its own words alone, even where the teacher could not go on from its own."""
+        shared = agreeing(
+            {"student": "one"},
+            {"student": "two", "kind": "guidance", "guidance_tokens": 3, "observed": GUIDED},
+            {"student": "one", "kind": "guidance", "guidance_tokens": 3, "observed": GUIDED},
+        )
+        teacher = Scripted("teacher", self.LONG, model="big", abilities=Ability.SAMPLES)
+        one = self.student("one", "It is 16.", ("First we", " have 18"))
+        two = self.student("two", RIGHT, ("First we", " say 18."))
+        async with stage(shared, teacher=teacher, one=one, two=two) as home:
+            answer = await home.ask()
+            entry = await home.entry()
+        assert home.asked == (2, 1, 1)
+        assert answer.text == "First we have 18"
+        assert [(call["stage"], call["model"]) for call in entry["calls"]] == [
+            ("answer", "one"),
+            ("guidance", "big"),
+            ("answer", "two"),
+            ("answer", "one"),
+        ]
+        drafts = [(each["place"], each.get("guidance", 0), len(each["calls"])) for each in entry["drafts"]]
+        assert drafts == [(0, 0, 1), (1, 3, 2), (2, 3, 1)], "the first to use them has the teacher's call"
 
     async def test_what_it_answered_keeps_to_the_callers_stop_strings_and_limit(self, stage: Stage) -> None:
         said = Scripted("teacher", "It is 18. So it is.", model="big")
@@ -578,11 +603,14 @@ class TestMeasured:
         async with stage(policy, one=down, two=two, teacher=teacher, on_student_failure="error") as home:
             exchange, gateway = home.open(), home.gateway
             desk = Desk(exchange, gateway.upstreams, gateway.book, gateway.ledger, gateway._rules.prompts)
-            heard = [await draft(exchange, desk, place, measuring=True) for place in (0, 1)]
+            climb = Climb()
+            heard = [await climbed(exchange, desk, climb, place, measuring=True) for place in (0, 1)]
         assert [call.stage for call in exchange.calls] == ["measurement"] * 3
         assert [each.useful for each in heard] == [False, True]
-        assert heard[1].draft == Draft("two", Final("number", "18"), 4)
-        assert (exchange.drafts, exchange.guidance) == ([], None), "whoever climbs keeps the books"
+        assert heard[1].draft == Draft("two", Final("number", "18"), 4, guidance=3)
+        assert climb.drafts == [each.draft for each in heard]
+        assert [len(taken.calls) for taken in climb.taken] == [1, 2]
+        assert exchange.guidance is None, "nobody was served by it"
 
     async def test_a_holdout_is_the_teacher_alone(self, stage: Stage) -> None:
         async with stage(holdout=0.5, draw=lambda: 0.1) as home:
