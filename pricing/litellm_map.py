@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -63,14 +64,18 @@ class LitellmMap:
             path = Path(str(package.locate_file(MAP))) if package else None
             if package and path and path.is_file():
                 self._version = package.version
-                # Decimal keeps 2e-06 as it is written.
-                rows = json.loads(path.read_bytes(), parse_float=Decimal)
-                self._rows = {
-                    key: row
-                    for key, row in rows.items()
-                    if row.get("mode") in MODES and row.get("litellm_provider") not in FEES
-                }
+                self._rows = _read(path, path.stat().st_mtime_ns)
         return self._rows
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> Mapping[str, Mapping[str, object]]:
+    """The rows of the map that have a price a token; once a process, unless the file has changed since."""
+    # Decimal keeps 2e-06 as it is written.
+    rows = json.loads(path.read_bytes(), parse_float=Decimal)
+    return {
+        key: row for key, row in rows.items() if row.get("mode") in MODES and row.get("litellm_provider") not in FEES
+    }
 
 
 def _readings(model: str, provider: str | None) -> Iterator[tuple[str, str | None]]:

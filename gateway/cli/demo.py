@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from gateway.bootstrap import admin_key, keys
 from gateway.chat import StrategyName
 from gateway.cli import show
 from gateway.cli.group import ConfigFile, Trouble
@@ -104,6 +103,8 @@ def demo(
     sums are read back from the running gateway and checked against the receipts. The teacher is OpenAI when
     OPENAI_API_KEY is set (that costs about a cent), else a stand-in, and every line says so.
     """
+    from gateway.bootstrap import admin_key, keys
+
     settings = Config.load(config)
     key = next(iter(keys(settings, os.environ)), "none")
     requests = [asked(settings, question) for question in QUESTIONS]

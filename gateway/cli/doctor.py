@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -13,11 +14,12 @@ from rich.text import Text
 
 from gateway import telemetry
 from gateway.cli import show
-from gateway.cli.checkup import checkup
 from gateway.cli.group import ConfigFile
-from gateway.cli.seat import Finding
 from gateway.config import Config
 from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.cli.seat import Finding
 
 STYLES = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
@@ -27,6 +29,9 @@ def doctor(config: ConfigFile = None) -> None:
 
     Exit status 1 when anything would fail, 0 when all is well or there are only warnings.
     """
+    from gateway.cli.checkup import checkup
+    from gateway.cli.seat import Finding
+
     telemetry.configure(level=logging.CRITICAL)
     out = show.console()
     try:

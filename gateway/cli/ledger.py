@@ -12,9 +12,7 @@ import typer
 
 from gateway.cli.group import Commands, ConfigFile, Since, Trouble, Until, moment
 from gateway.config import Config
-from gateway.ledger import upkeep
 from gateway.ledger.entry import Query
-from gateway.ledger.schema import GROUPED, LEVELS, MEASURES
 
 app = typer.Typer(
     cls=Commands,
@@ -36,6 +34,8 @@ def rebuild(
 
     Reads all entries: some seconds for a million. Days whose entries were pruned are left as they are.
     """
+    from gateway.ledger import upkeep
+
     url = Config.load(config).ledger.url
     found = upkeep.check(url) if check else upkeep.rebuild(url)
     for wrong in found[:SHOWN]:
@@ -61,6 +61,8 @@ def prune(
 
     A day (UTC) is removed as a whole or not at all. `gkt savings` goes on counting what was removed.
     """
+    from gateway.ledger import upkeep
+
     if texts == entries:
         raise typer.BadParameter("say either --texts or --entries")
     limit = _limit(before, older_than)
@@ -150,13 +152,16 @@ def reconcile(
 
 
 def _difference(wrong: Mapping[str, Any]) -> str:
+    from gateway.ledger.schema import GROUPED, LEVELS, MEASURES
+    from gateway.ledger.upkeep import moment as hour
+
     kept, should = wrong["kept"] or {}, wrong["should"] or {}
     [level] = [level for level in LEVELS if level.number == wrong["level"]]
     said = [
         f"{name} {kept.get(name, 0)}, not {should.get(name, 0)}" for name in MEASURES if _differ(kept, should, name)
     ]
     names = [wrong["caller"] or "all callers", *(wrong[name] for name in GROUPED[1:]), wrong["method"] or "no baseline"]
-    return f"{upkeep.moment(wrong['hour'])} {level.hours} h, {', '.join(names)}: {'; '.join(said)}"
+    return f"{hour(wrong['hour'])} {level.hours} h, {', '.join(names)}: {'; '.join(said)}"
 
 
 def _differ(kept: Mapping[str, int], should: Mapping[str, int], name: str) -> bool:

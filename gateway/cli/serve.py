@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,10 @@ from gateway import telemetry
 from gateway.cli.group import ConfigFile, changed
 from gateway.config import Config
 from gateway.dashboard import PATH as DASHBOARD
-from gateway.pipeline import Gateway
-from gateway.reload import Reloader, stamps
+
+if TYPE_CHECKING:
+    from gateway.pipeline import Gateway
+    from gateway.reload import Reloader
 
 READY = "gkt is ready on "
 """Other programs wait for the line that begins so; the gateway's address follows."""
@@ -36,6 +38,7 @@ def serve(
     lines go to standard error.
     """
     from gateway.cli import hosting
+    from gateway.reload import Reloader, stamps
 
     file = Config.find(config)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from pricing.litellm_map import LitellmListing, LitellmMap, installed
+from pricing.litellm_map import LitellmListing, LitellmMap, _read, installed
 from pricing.money import Money
 from pricing.price import Price
 
@@ -106,6 +107,21 @@ def test_writing_to_the_cache_for_nothing_is_ordinary_input() -> None:
 def test_a_free_price_is_no_price() -> None:
     row = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     assert LitellmListing("m", "litellm: m", row).price(None, 0, 0) is None
+
+
+def test_a_process_reads_the_map_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "map.json"
+    file.write_text('{"m": {"mode": "chat"}, "drawn": {"mode": "image_generation"}}')
+    first = _read(file, 1)
+    assert list(first) == ["m"]
+    file.write_text("{}")
+    assert _read(file, 1) is first
+    assert _read(file, 2) == {}
+
+
+@needs_litellm
+def test_catalogs_share_the_map() -> None:
+    assert LitellmMap()._load() is LitellmMap()._load()
 
 
 def test_without_litellm_the_map_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:

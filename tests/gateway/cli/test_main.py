@@ -37,8 +37,9 @@ def test_python_m_is_the_program() -> None:
     assert re.fullmatch(r"gkt \d+\.\d+\.\d+\n", told.stdout)
 
 
-def test_help_loads_neither_the_sdk_nor_the_server() -> None:
-    code = "import sys, gateway.cli; print(sorted({'openai', 'fastapi', 'genai_prices'} & set(sys.modules)))"
+def test_help_loads_neither_the_sdk_nor_the_server_nor_the_ledger() -> None:
+    heavy = {"openai", "fastapi", "genai_prices", "sqlalchemy", "aiohttp", "jinja2", "uvicorn", "tiktoken"}
+    code = f"import sys, evals.cli; print(sorted({heavy} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
 
