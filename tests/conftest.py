@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -31,6 +32,12 @@ Together = Callable[..., "list[subprocess.Popen[str]]"]
 
 Postgres = Callable[[], str]
 """Makes a new, empty database on a real PostgreSQL server; returns its SQLAlchemy URL."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: many tests wait, for what they started or for a moment to come."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,7 +13,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from typer.testing import Result
@@ -71,34 +71,51 @@ def test_without_a_route_of_both_there_is_no_demo() -> None:
         asked(config, QUESTIONS[0])
 
 
+class Demonstrated(NamedTuple):
+    """What the demo over scripted models printed, and what it kept."""
+
+    stdout: str
+    config: Path
+    kept: Path
+
+
+@pytest.fixture(scope="module")
+def once() -> list[Demonstrated]:
+    """The one run that all tests of it look at."""
+    return []
+
+
 @pytest.fixture
-def demonstrated(write: Write, run: Run, tmp_path: Path) -> Result:
-    """The demo over scripted models, kept."""
-    result = run("demo", "--keep", tmp_path / "kept", "--config", write())
-    assert result.exit_code == 0, result.output
-    return result
+def demonstrated(once: list[Demonstrated], write: Write, run: Run, tmp_path: Path) -> Demonstrated:
+    """The demo over scripted models."""
+    if not once:
+        config, kept = write(), tmp_path / "kept"
+        result = run("demo", "--keep", kept, "--config", config)
+        assert result.exit_code == 0, result.output
+        once.append(Demonstrated(result.stdout, config, kept))
+    return once[0]
 
 
-def test_the_whole_over_scripted_models(demonstrated: Result, tmp_path: Path) -> None:
+def test_the_whole_over_scripted_models(demonstrated: Demonstrated) -> None:
     out = demonstrated.stdout
     assert out.count("why: ") == len(QUESTIONS)
     assert re.findall(r"^check: .*", out, re.MULTILINE)
     assert ": NO" not in out
-    with sqlite3.connect(tmp_path / "kept" / "ledger.db") as database:
+    with sqlite3.connect(demonstrated.kept / "ledger.db") as database:
         ((spent, requests),) = database.execute("SELECT sum(spent), count(*) FROM entries")
     assert requests == len(QUESTIONS)
     assert f"the ledger's to ${spent / 1e9:.9f}".rstrip("0") in out
 
 
-def test_it_never_speaks_of_the_teacher_without_saying_stand_in(demonstrated: Result) -> None:
+def test_it_never_speaks_of_the_teacher_without_saying_stand_in(demonstrated: Demonstrated) -> None:
     paid = [line for line in demonstrated.stdout.splitlines() if "big-teacher" in line]
     assert paid
     assert [line for line in paid if "priced as if it were big-teacher" not in line] == []
 
 
 @pytest.mark.parametrize("change", [1, -1])
-def test_the_check_sees_a_nano_dollar(change: int, demonstrated: Result, tmp_path: Path) -> None:
-    (row,) = read_savings(f"sqlite:///{tmp_path}/kept/ledger.db", Query())
+def test_the_check_sees_a_nano_dollar(change: int, demonstrated: Demonstrated) -> None:
+    (row,) = read_savings(f"sqlite:///{demonstrated.kept}/ledger.db", Query())
     assert row.baseline is not None
     assert row.saved is not None
 
@@ -130,13 +147,13 @@ def test_a_gateway_that_does_not_start_is_told_with_its_log(write: Write, run: R
     assert "GKT_TEST_TEACHER_KEY is not set" in result.stderr
 
 
-def test_it_ends_with_a_dashboard_that_shows_its_requests(demonstrated: Result, serve: Any, tmp_path: Path) -> None:
+def test_it_ends_with_a_dashboard_that_shows_its_requests(demonstrated: Demonstrated, serve: Any) -> None:
     url, command = demonstrated.stdout.splitlines()[-2:]
     assert url == "dashboard: http://127.0.0.1:8080/dashboard shows these requests after"
     words = shlex.split(command)
     assert words[:2] == ["gkt", "serve"]
     ledger = words[words.index("--ledger") + 1]
-    child = serve(tmp_path / "gkt.yaml", "--ledger", ledger)
+    child = serve(demonstrated.config, "--ledger", ledger)
     address = next(line.split()[1] for line in child.stdout if line.startswith("dashboard: "))
     page = urllib.request.urlopen(f"{address}/requests").read().decode()  # noqa: S310 - it is ours
     assert page.count('<th scope="row">') == len(QUESTIONS)

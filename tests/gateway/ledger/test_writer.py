@@ -23,7 +23,7 @@ from gateway.ledger.sql import SqlLedger
 from gateway.ledger.store import Store
 from gateway.ledger.writer import Writer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.anyio
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
@@ -67,6 +67,7 @@ def aside(folder: Path) -> list[Path]:
     return list(folder.glob("refused-*"))
 
 
+@pytest.mark.alone
 async def test_many_share_a_transaction(store: Counting, url: str, call: Calls) -> None:
     writer = Writer(store, lambda: None)
     await asyncio.gather(*(writer.intend(rows.intent(call(f"r{n}"), 1)) for n in range(100)))
@@ -76,6 +77,7 @@ async def test_many_share_a_transaction(store: Counting, url: str, call: Calls) 
     await writer.close()
 
 
+@pytest.mark.alone
 async def test_one_alone_does_not_wait_for_others(url: str, call: Calls) -> None:
     ledger = await SqlLedger.open(url)
     began = time.monotonic()
