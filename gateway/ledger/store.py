@@ -7,9 +7,10 @@ to the driver with rows that are tuples already; everything else is ordinary Cor
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -70,8 +71,8 @@ class Store:
         shared = isinstance(engine.pool, StaticPool)
         self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
         self._dbapi = engine.dialect.loaded_dbapi
-        self._intend, self._settle_calls, self._settle_entries = statements(engine.dialect)
-        self._add = rollup_statement(engine.dialect)
+        kind: Callable[..., Dialect] = type(engine.dialect)
+        self._intend, self._settle_calls, self._settle_entries, self._add = _compiled(kind, engine.dialect.paramstyle)
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -353,6 +354,13 @@ def read(connection: Connection, query: Query) -> list[SavingsRow]:
         )
     asked = savings.statements(query)
     return savings.fold((row for each in asked for row in connection.execute(each).mappings()), query)
+
+
+@cache
+def _compiled(kind: Callable[..., Dialect], style: str) -> tuple[str, str, str, str]:
+    """`statements` and `rollup_statement`: compiled once a process, for they are alike on all databases of a kind."""
+    dialect = kind(paramstyle=style)
+    return *statements(dialect), rollup_statement(dialect)
 
 
 def statements(dialect: Dialect) -> tuple[str, str, str]:

@@ -172,6 +172,16 @@ def test_recovery_and_time_ranges_use_their_indexes(url: str) -> None:
     store.close()
 
 
+def test_stores_share_their_statements_and_they_are_those_of_the_database(database: str) -> None:
+    first, second = Store.open(database), Store.open(database)
+    dialect = first._engine.dialect
+    assert (first._intend, first._settle_calls, first._settle_entries) == statements(dialect)
+    assert first._add == rollup_statement(dialect)
+    assert first._add is second._add
+    first.close()
+    second.close()
+
+
 def test_every_statement_exists_for_postgresql() -> None:
     dialect = postgresql.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
     intend, settle_call, settle_entry = statements(dialect)
