@@ -112,7 +112,8 @@ class Bookkeeper:
         price = self._quote(call.model, seller, tier, call.tier, call.started, usage.input)
         if price is not None and price.per_hour is not None and usage.seconds is None:
             # Not longer than the upstream may take: the rest, a client has kept it waiting.
-            usage = replace(usage, seconds=None if call.duration is None else min(call.duration, upstream.max_seconds))
+            own = call.occupied
+            usage = replace(usage, seconds=None if own is None else min(own, upstream.max_seconds))
         call.usage = usage
         amount = price.cost(usage) if price is not None else None
         call.line = Line(call.stage, call.model, usage, price, amount, call.stand_in is not None)
@@ -326,7 +327,7 @@ def _stage(call: Call) -> dict[str, Any]:
             "cache_write": usage.cache_write,
             "output": usage.output,
             "reasoning": usage.reasoning,
-            "seconds": _seconds(usage.seconds),
+            "seconds": usage.seconds if usage.seconds is None else round(usage.seconds, 9),  # what `per_hour` charges
             "source": usage.source,
         },
         "price": price and _rates(price),

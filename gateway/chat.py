@@ -15,6 +15,7 @@ from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
 from students.engine import Message, Prompt, Sampling
+from students.runs import Run, seconds
 
 Seat = Literal["teacher", "student"]
 Stage = Literal["guidance", "answer", "fallback", "measurement"]
@@ -171,6 +172,8 @@ class Call:
     `prompt` and `spoken` (the text so far) serve to count what an upstream did not report; they are never stored.
     `former` is what models of a pool used that failed before the last one went on; then `prompt` and `spoken` are the
     last one's. None: only one was asked.
+    `runs`: when it ran on which engine's machine, written down by the engines; empty: it was never sent, or the engine
+    does not say.
     """
 
     id: str
@@ -197,6 +200,15 @@ class Call:
     prompt: Prompt | None = None
     spoken: list[str] = field(default_factory=list)
     former: Usage | None = None
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def occupied(self) -> float | None:
+        """The seconds of machines that were its own: of those that others shared, its part. None: nobody knows."""
+        if self.runs:
+            return seconds(self.runs)
+        # Words came from somewhere; whoever wrote them down did not say when it ran.
+        return self.duration if self.spoken or self.usage is not None else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,8 @@ def pack(said: Sequence[Delta], call: Call) -> bytes | None:
         return None
     pieces = [(delta.text, delta.logprobs) for delta in said]
     usage = None if call.usage is None else asdict(call.usage)
+    if usage is not None and usage["seconds"] is None and call.runs:
+        usage["seconds"] = call.occupied
     now = time.time()
     took = {"usage": usage, "tier": call.tier, "seconds": max(0.0, now - call.started)}
     return orjson.dumps({"at": now, "pieces": pieces, "finish": call.finish, **took})

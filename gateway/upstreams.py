@@ -62,6 +62,7 @@ class Upstream:
     limit, `max_seconds` the time of any answer. `seller` is the price book's provider; None: the name decides.
     `keyless`: it has no key of its own, and is asked with a caller's (`Plan.pass_key`) or not at all. `asks`: how many
     models may have to be paid for one call to it, each of which reads what was written before (see `students.pool`).
+    `members`: the upstreams of a pool, whose machines are its own.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Upstream:
     stand_in: str | None = None
     keyless: bool = False
     asks: int = 1
+    members: tuple[str, ...] = ()
 
 
 def check_keyless(
@@ -132,6 +134,7 @@ class Desk:
             prompt = replace(prompt, model=None)  # the stand-in is asked for itself, and known as what it stands for
         if self._passes(seat, seated):
             prompt = replace(prompt, key=self._exchange.chat.provider_key)  # the call on record has none
+        prompt = replace(prompt, runs=call.runs)
         began = time.perf_counter()
         ended = False
         try:
@@ -158,7 +161,7 @@ class Desk:
         except Exception as error:
             call.error = type(error).__name__
             if getattr(error, "code", None) == OPEN or getattr(error, "deadline", None) in ("place", "connect"):
-                call.usage = Usage(0, 0, seconds=0.0, source="counted")  # it was never sent
+                call.usage = Usage(0, 0, seconds=call.occupied, source="counted")  # it was not sent, this time
             raise
         finally:
             call.duration = time.perf_counter() - began

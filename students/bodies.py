@@ -1,21 +1,36 @@
-"""A `Prompt` as the JSON of a request. Pure; no I/O."""
+"""A `Prompt` as the JSON of a request, and that as the body which is sent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import aiohttp
 import orjson
+from aiohttp.abc import AbstractStreamWriter
 
 from students.capabilities import Settings, settings
 from students.engine import Prompt, Sampling
 from students.errors import Refused
 from students.prefill import SPELLINGS, Spelling, prefilled
+from students.runs import Run
 from students.servers import SERVERS
 from students.spec import OpenAISpec
 
 TEMPLATE_OPTIONS = "chat_template_kwargs"
 """The member of a request with variables of the chat template."""
+
+
+class Sent(aiohttp.BytesPayload):
+    """A body on its way: its run begins when there is a connection to write it to."""
+
+    def __init__(self, body: bytes, run: Run) -> None:
+        super().__init__(body, content_type="application/json")
+        self._run = run
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._run.begin()
+        await super().write_with_length(writer, content_length)
 
 
 class Bodies:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pricing.usage import Usage
+from students.runs import Run
 
 Message = Mapping[str, Any]
 """One chat message in OpenAI's shape, as the caller wrote it; never changed in place."""
@@ -59,6 +60,8 @@ class Prompt:
     `stream`: False lets an engine yield its whole text as one `Delta`; it never has to.
     `key`: somebody else's key for the upstream, used instead of the engine's own; None: the engine's own. It is in no
     message and no log; an engine that sends no key ignores it.
+    `runs`: where the engine writes down each `Run` as it begins, and that it has ended, before `Finish` at the latest.
+    Nothing is written for a call that was never sent. None: nobody wants to know.
     """
 
     messages: Sequence[Message]
@@ -70,6 +73,7 @@ class Prompt:
     model: str | None = None
     stream: bool = True
     key: str | None = field(default=None, repr=False)
+    runs: list[Run] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(slots=True)

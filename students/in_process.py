@@ -20,6 +20,7 @@ from students.batching import Batcher
 from students.engine import Ability, Event, Finish, Prompt
 from students.errors import EngineError, PromptTooLong, Refused, TimedOut, Unavailable
 from students.rows import Row, Settings
+from students.runs import Machine
 from students.samples import samples
 from students.spec import TransformersSpec
 
@@ -64,6 +65,7 @@ class InProcess:
         self._speaker: Speaker | None = None
         self._closed = False
         self._tokenizing = asyncio.Lock()
+        self._machine = Machine(name)
 
     def __repr__(self) -> str:
         return f"InProcess({self.name!r})"
@@ -115,11 +117,16 @@ class InProcess:
             error.engine = self.name
             raise
         batcher.submit(row)
+        run = self._machine.run(prompt.runs)
+        run.begin()
         try:
             async for event in self._told(events):
+                if isinstance(event, Finish):
+                    run.end(row.seconds)
                 yield event
         finally:
             batcher.leave(row)
+            run.end(row.seconds)
 
     async def _told(self, events: asyncio.Queue[Event | EngineError]) -> AsyncGenerator[Event, None]:
         deadlines = self._spec.deadlines

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from students.errors import EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, read_error, read_retry_after
+from students.runs import Run
 from students.spec import Deadlines
 
 if TYPE_CHECKING:
     import httpx
+
+UNSENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+"""Errors of httpx after which nothing was sent."""
 
 ERROR_BYTES = 65_536
 """Of the body of a failed request; the rest is not read."""
@@ -24,11 +28,12 @@ ERROR_BYTES = 65_536
 class Line:
     """How one call reaches its provider: at most one request, whose response is closed with the line.
 
-    `failure`: what the transport saw fail, in the provider's own words; None: nothing. `last`: what an answer that is
-    whole holds somewhere; None: litellm knows when it is.
+    `run` begins as the request is sent, and ends with the last byte of its answer. `failure`: what the transport saw
+    fail, in the provider's own words; None: nothing. `last`: what an answer that is whole holds somewhere; None:
+    litellm knows when it is.
     """
 
-    def __init__(self, pool: httpx.AsyncHTTPTransport, deadlines: Deadlines) -> None:
+    def __init__(self, pool: httpx.AsyncHTTPTransport, deadlines: Deadlines, run: Run) -> None:
         self.failure: EngineError | None = None
         self.last: bytes | None = None
         self._seen = False
@@ -38,6 +43,7 @@ class Line:
         self._idle = deadlines.idle
         self._sent = False
         self._response: httpx.Response | None = None
+        self._run = run
         self.transport = _transport(self)
 
     async def ask(self, request: httpx.Request) -> httpx.Response:
@@ -46,6 +52,7 @@ class Line:
             # litellm asks again after a broken connection; the first request may have been answered and billed.
             raise _Again
         self._sent = True
+        self._run.begin()
         timeouts = {"connect": self._connect, "pool": self._connect, "read": None, "write": self._connect}
         request.extensions = {**request.extensions, "timeout": timeouts}
         try:
@@ -55,6 +62,8 @@ class Line:
                 self.failure = await self._failed(response)
         except Exception as error:
             self.failure = self.failure or _unreached(error)
+            if type(error).__name__ in UNSENT:
+                self._run.withdraw()
             raise
         else:
             response.stream = _body(response.stream, self)
@@ -87,12 +96,17 @@ class Line:
             self._seen = self.last in self._tail
             self._tail = self._tail[-len(self.last) :]
 
+    def whole(self) -> None:
+        """The last byte of the answer has come."""
+        self._run.end()
+
     async def close(self) -> None:
-        """End the response, if it has not ended. Idempotent."""
+        """End the response and the run, if they have not ended. Idempotent."""
         response, self._response = self._response, None
         if response is not None:
             with suppress(Exception):
                 await response.stream.aclose()  # type: ignore[union-attr]  # an async transport's streams are async
+        self._run.end()
 
 
 class _Again(Exception):
@@ -121,6 +135,7 @@ def _classes() -> tuple[type[Any], type[Any]]:
                 async for data in self._inner:
                     self._line.heard(data)
                     yield data
+                self._line.whole()
             except Exception as error:
                 self._line.failure = self._line.failure or _unreached(error)
                 raise

@@ -32,6 +32,7 @@ from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailabl
 from students.faults import failure, present, quoted, read_error
 from students.line import Line
 from students.prefill import Proof, probe
+from students.runs import Machine
 from students.spec import LiteLLMSpec
 from students.wire import read_logprobs, read_usage
 
@@ -81,6 +82,7 @@ class LiteLLMApi:
         self._key = key
         self._keyless = key is None and spec.api_key_env is not None
         self._slots = asyncio.Semaphore(spec.max_concurrent)
+        self._machine = Machine(name)
         self._pool: httpx.AsyncHTTPTransport | None = None
         self._lines: set[Line] = set()
         self._closed = False
@@ -103,7 +105,7 @@ class LiteLLMApi:
             await self._enter()
             try:
                 library = await self._load()
-                line = Line(self._transport(), self._spec.deadlines)
+                line = Line(self._transport(), self._spec.deadlines, self._machine.run(prompt.runs))
                 self._lines.add(line)
                 answer, chunk = await self._open(library, prompt, line, ends)
                 reply = _Reply(prompt.model or self.model)

@@ -33,12 +33,13 @@ import orjson
 import structlog
 from yarl import URL
 
-from students.bodies import TEMPLATE_OPTIONS, Bodies, encode
+from students.bodies import TEMPLATE_OPTIONS, Bodies, Sent, encode
 from students.capabilities import settings
 from students.engine import Ability, Delta, Event, Prompt
 from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, present, quoted, read_error, read_retry_after
 from students.prefill import WAYS, Proof, probe
+from students.runs import Machine, Run
 from students.spec import Deadlines, OpenAISpec
 from students.templates import ChatTemplate, Template, TokenizerTemplate
 from students.wire import Reply
@@ -84,6 +85,7 @@ class OpenAIApi:
             self._template = ChatTemplate(spec.chat_template)
         self._bodies = Bodies(spec)
         self._slots = asyncio.Semaphore(spec.max_concurrent)
+        self._machine = Machine(name)
         self._http: aiohttp.ClientSession | None = None
         self._reading: set[aiohttp.StreamReader] = set()
         self._closed = False
@@ -108,7 +110,7 @@ class OpenAIApi:
         try:
             await self._enter()
             try:
-                response, reply, deltas = await self._open(prompt, ends)
+                response, reply, deltas, run = await self._open(prompt, ends)
                 content = response.content
                 read = content.readany
                 watch = _Watch(content, self._spec.deadlines, ends)
@@ -132,6 +134,7 @@ class OpenAIApi:
                     watch.stop()
                     self._reading.discard(content)
                     response.close()
+                    run.end()
             finally:
                 self._slots.release()
             if reply.echoed is not None:
@@ -233,18 +236,19 @@ class OpenAIApi:
         except TimeoutError:
             raise TimedOut("no place became free in time", deadline="place") from None
 
-    async def _open(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
+    async def _open(self, prompt: Prompt, ends: float) -> _Opened:
         """Ask until the first event has come."""
         while True:
             with suppress(_Stale):
                 return await self._ask(prompt, ends)
 
-    async def _ask(self, prompt: Prompt, ends: float) -> tuple[aiohttp.ClientResponse, Reply, list[Delta]]:
-        """One try: the response, once its first event is there."""
+    async def _ask(self, prompt: Prompt, ends: float) -> _Opened:
+        """One try: the response, once its first event is there, and its run, which ends with its body."""
         # An answer in one piece begins when it ends.
         first = self._spec.deadlines.first_token if self._bodies.streams(prompt) else math.inf
         seconds, deadline = min((first, "first_token"), (max(ends - monotonic(), 0.0), "total"))
         response = None
+        run = self._machine.run(prompt.runs)
         made: list[int] = []
         _made.set(made)
         try:
@@ -254,7 +258,10 @@ class OpenAIApi:
                 else:
                     url, body = self._chat, self._bodies.chat(prompt)
                 headers = _authorization(prompt.key)
-                response = await self._session().post(url, data=body, headers=headers, allow_redirects=False)
+                sent = Sent(body, run)
+                response = await self._session().post(url, data=sent, headers=headers, allow_redirects=False)
+                # The last byte arrives while whoever reads us may still be busy with earlier ones.
+                response.content.on_eof(run.end)
                 self._reading.add(response.content)
                 if response.status != 200:
                     raise await _failed(response)
@@ -262,15 +269,16 @@ class OpenAIApi:
                 # Some repeat the prefix before they go on; llama.cpp does it only when it does not stream.
                 reply = Reply(prompt.n, prompt.prefix if self._echoes.get(whole, True) else "")
                 if whole:
-                    return response, reply, reply.whole(await response.read())
+                    return response, reply, reply.whole(await response.read()), run
                 deltas: list[Delta] = []
                 while not (reply.begun or reply.ended):
                     data = await response.content.readany()
                     deltas = reply.feed(data) if data else reply.end()
                 if reply.failure is not None and not reply.begun:
                     raise reply.failure
-                return response, reply, deltas
+                return response, reply, deltas, run
         except BaseException as error:
+            run.end()
             if response is not None:
                 self._reading.discard(response.content)
                 response.close()
@@ -351,6 +359,9 @@ def _authorization(key: str | None) -> dict[str, str] | None:
 
 _made: ContextVar[list[int]] = ContextVar("made")
 """The sockets that were made for the request under way; tasks that it starts to connect add to the same list."""
+
+
+_Opened = tuple[aiohttp.ClientResponse, Reply, list[Delta], Run]
 
 
 class _Stale(Exception):

@@ -14,6 +14,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -29,6 +30,7 @@ from students.build import build
 from students.engine import Ability, Event, Finish, Prompt
 from students.errors import EngineError, Overloaded, Unavailable
 from students.resume import Broken
+from students.runs import Machine
 from students.serving import Completions
 from students.spec import EngineSpec, Strict, VariableName
 
@@ -90,6 +92,7 @@ class Replicas:
         self._proven = False
         self._closed = False
         self._running: set[Any] = set()
+        self._machine = Machine(name)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """See `Engine.stream`."""
@@ -144,12 +147,16 @@ class Replicas:
         """One try, on the replica that Ray chooses. Its death is `Unavailable`."""
         if self._closed:
             raise Unavailable("the engine is closed")
-        response: Any = self._stream.stream.remote(prompt)
+        run = self._machine.run(prompt.runs)
+        run.begin()
+        response: Any = self._stream.stream.remote(replace(prompt, runs=None))
         self._running.add(response)
         try:
             async for event in response:
                 if isinstance(event, EngineError):
                     raise event
+                if isinstance(event, Finish):
+                    run.end()
                 yield event
         except BackPressureError:
             raise Overloaded("all replicas are full", status=503, retry_after=1.0) from None
@@ -159,6 +166,7 @@ class Replicas:
                 raise asyncio.CancelledError from None
             raise (Unavailable("the engine was closed") if self._closed else _unavailable(error)) from None
         finally:
+            run.end()
             self._running.discard(response)
             response.cancel()  # of no effect once it has ended
 

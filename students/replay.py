@@ -15,6 +15,7 @@ from pricing.tokens import Vocabulary
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Event, Finish, Message, Prompt
 from students.errors import Refused, Unavailable
+from students.runs import Machine
 from students.script import script
 from students.spec import ReplaySpec
 
@@ -51,6 +52,7 @@ class Replay:
         self._tape: _Tape | None = None
         self._reading = asyncio.Lock()
         self._places = asyncio.Semaphore(spec.max_concurrent)
+        self._machine = Machine(name)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -66,13 +68,18 @@ class Replay:
             if recorded is None:
                 raise Refused("nothing was recorded for this prompt", engine=self.name)
             said = script(tape.texts(recorded.response), limit=prompt.max_tokens, stop=prompt.sampling.stop)
-            for piece in said.pieces:
-                if self._spec.delay:
-                    await asyncio.sleep(self._spec.delay)
-                self._check_open()
-                if piece:
-                    for index in range(prompt.n):
-                        yield Delta(piece, index)
+            run = self._machine.run(prompt.runs)
+            run.begin()
+            try:
+                for piece in said.pieces:
+                    if self._spec.delay:
+                        await asyncio.sleep(self._spec.delay)
+                    self._check_open()
+                    if piece:
+                        for index in range(prompt.n):
+                            yield Delta(piece, index)
+            finally:
+                run.end()
         yield Finish(
             reasons=(said.reason,) * prompt.n,
             usage=Usage(input=tape.input_tokens(prompt.messages), output=said.tokens * prompt.n),

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Event, Finish, Prompt
 from students.errors import EngineError, Unavailable
+from students.runs import Machine
 from students.script import script
 from students.spec import ScriptedSpec
 
@@ -75,6 +76,7 @@ class Scripted:
         self._fields = fields
         self._logprob = logprob
         self._closing = asyncio.Event()
+        self._machine = Machine(name)
 
     @classmethod
     def from_spec(cls, name: str, spec: ScriptedSpec) -> Self:
@@ -93,16 +95,21 @@ class Scripted:
         self.prompts.append(prompt)
         error = self._error(prompt) if callable(self._error) else self._error
         ended = False
+        run = self._machine.run(prompt.runs)
+        run.begin()
         try:
             async with aclosing(self._say(prompt, error)) as events:
                 async for event in events:
                     ended = isinstance(event, Finish)
+                    if ended:
+                        run.end()
                     yield event
         except EngineError as failure:
             ended = True
             failure.engine = failure.engine or self.name
             raise
         finally:
+            run.end()
             self.closed_early += not ended
 
     async def ready(self) -> Ability:

@@ -61,7 +61,10 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One upstream as the page shows it. `price` is None when nobody knows one, `use` when it has none by the hour."""
+    """One upstream as the page shows it. `price` is None when nobody knows one, `use` when it has none by the hour.
+
+    `lost`: calls of a pool of such machines of which nobody knows the member.
+    """
 
     upstream: Upstream
     state: str
@@ -70,6 +73,7 @@ class Card:
     price: Price | None
     speed: Speed
     use: Use | None
+    lost: int = 0
 
     @property
     def row(self) -> list[Any]:
@@ -97,7 +101,7 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
         name: (upstream, gateway.book.price(upstream.model, provider=upstream.seller, moment=now))
         for name, upstream in gateway.upstreams.items()
     }
-    calls, used = await asyncio.gather(
+    calls, (used, lost) = await asyncio.gather(
         gateway.ledger.calls(Query(since=period.since, until=period.until), limit=SAMPLE),
         machines.uses(gateway.ledger, priced, period, now),
     )
@@ -113,6 +117,7 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
             price,
             speed(by_upstream.pop(name, ())),
             used.get(name),
+            lost.get(name, 0),
         )
         for name, (upstream, price) in priced.items()
     ]

@@ -138,12 +138,26 @@ class Query:
     outcome: str | None = None
 
 
+class Stay(NamedTuple):
+    """From when to when a call ran on the machine of an engine, and how many of these seconds were its share."""
+
+    engine: str
+    began: float
+    ended: float
+    share: float
+
+
 class Timed(NamedTuple):
-    """When a call began and how long it took, in seconds, and the nano-dollars booked for it; None where unknown."""
+    """When a call began and how long it took, in seconds, and the nano-dollars booked for it; None where unknown.
+
+    `seconds` are those that it was charged for. `stays` say where it ran; empty: no engine said.
+    """
 
     started: float
     duration: float | None
     amount: int | None
+    seconds: float | None = None
+    stays: Sequence[Stay] = ()
 
 
 LengthKey = tuple[str, str, str]

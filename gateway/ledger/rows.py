@@ -16,7 +16,7 @@ import orjson
 
 from gateway.cascade import kept
 from gateway.chat import Call
-from gateway.ledger.entry import Entry
+from gateway.ledger.entry import Entry, Stay
 from gateway.ledger.schema import calls, entries
 from pricing.book import Price
 from pricing.money import Money
@@ -29,6 +29,8 @@ SHADOW_OF = entries.columns.keys().index("shadow_of")
 AT = entries.columns.keys().index("at")
 STARTED = calls.columns.keys().index("started")
 NO_USAGE = (None,) * 7
+NANO = 1_000_000_000
+RAN = ("engine", "after_s", "took_s", "share_s")
 USAGE = ("input", "output", "cached", "cache_write", "reasoning", "seconds")
 
 
@@ -140,7 +142,26 @@ def _call_row(call: Call, run: int) -> Row:
         price_text(line.price) if line and line.price else None,
         _nano(line.amount) if line else None,
         call.tier,
+        machines(call) if line and line.price and line.price.per_hour is not None else None,
     )
+
+
+def machines(call: Call) -> str | None:
+    """When the call ran where, as JSON: of each run the engine, and the seconds from the call's begin to it, that it
+    took, and that were its share (`students.runs`). None: no engine said.
+    """
+    told = [
+        (run.engine, round(run.began - call.started, 6), round(run.lasted, 6), run.share / NANO)
+        for run in call.runs
+        if run.began is not None and run.lasted is not None and run.share is not None
+    ]
+    return orjson.dumps(told).decode() if told else None
+
+
+def stays(text: str | None, started: float) -> list[Stay]:
+    """What `machines` wrote of a call that began then."""
+    told = [] if text is None else orjson.loads(text)
+    return [Stay(engine, started + after, started + after + took, share) for engine, after, took, share in told]
 
 
 def _entry_row(entry: Entry, *, text: bool) -> Row:
@@ -209,6 +230,8 @@ def call_data(row: Mapping[Any, Any]) -> dict[str, Any]:
     usage = {name: call.pop(name) for name in USAGE}
     call["usage"] = None if source is None else {**usage, "source": source}
     call["price"] = None if call["price"] is None else orjson.loads(call["price"])
+    ran = call.pop("machines", None)
+    call["machines"] = [dict(zip(RAN, each, strict=True)) for each in orjson.loads(ran)] if ran else []
     return call
 
 

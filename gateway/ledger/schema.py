@@ -82,6 +82,7 @@ calls = Table(
     Column("price", Text),  # JSON: the rates, their source and the row they came from
     Column("amount", BigInteger),
     Column("tier", Text),  # the service tier that the upstream named
+    Column("machines", Text),  # JSON: when it ran on whose machine, of a price by the hour; see `rows.machines`
 )
 """One row a call: inserted open with its bound before the call is made, completed when its request is settled."""
 
@@ -297,6 +298,24 @@ key_secrets = Table(
     Column("valid_until", Double),  # NULL: as long as its key
 )
 """The secrets of keys: one each, and those that it had before it was rotated."""
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),  # since the epoch
+    Column("caller", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),  # as `gateway.admission.reason` has it
+    Column("count", BigInteger, nullable=False),
+)
+"""How many requests were refused because of a limit or a budget: what was refused is in no account."""
+
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("digest", Text, primary_key=True),  # SHA-256 in hexadecimal digits of the session's name
+    Column("until", Double, nullable=False),  # when it would have ended by itself; then the row may go
+)
+"""Sessions of the dashboard that somebody logged out of."""
 
 spending = Table(
     "spending",

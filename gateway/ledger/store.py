@@ -42,7 +42,7 @@ from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Tr
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
-from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data
+from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, stays
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
 from pricing.length_ratio import Pairs
 
@@ -286,10 +286,11 @@ class Store:
         """The newest `limit` settled calls to `upstream` that began in a range of time, newest first."""
         at = calls.c.started
         limits = [*([at >= since] if since is not None else []), *([at < until] if until is not None else [])]
-        made = select(at, calls.c.duration, calls.c.amount).where(calls.c.upstream == upstream, *limits)
+        told = (at, calls.c.duration, calls.c.amount, calls.c.seconds, calls.c.machines)
+        made = select(*told).where(calls.c.upstream == upstream, *limits)
         latest = made.where(not_(calls.c.is_open)).order_by(at.desc()).limit(limit)
         with self._begin() as connection:
-            return [Timed._make(row) for row in connection.execute(latest)]
+            return [Timed(*row[:4], stays(row[4], row[0])) for row in connection.execute(latest)]
 
     def savings(self, query: Query) -> list[SavingsRow]:
         """Sums of the entries, one row a group."""

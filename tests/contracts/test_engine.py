@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import pytest
@@ -31,6 +31,7 @@ from students.managed import Managed
 from students.openai_api import OpenAIApi
 from students.pool import Pool
 from students.replay import Replay
+from students.runs import Run, seconds
 from students.scripted import Scripted
 from students.servers import ServerKind
 from students.spec import KINDS, LiteLLMSpec, LlamaCppSpec, OpenAISpec, PoolSpec, ReplaySpec, TransformersSpec
@@ -373,6 +374,47 @@ async def test_an_answer_is_deltas_and_one_finish(engine: Engine) -> None:
     await engine.ready()
     deltas, _ = await told(engine, Prompt(ASK, max_tokens=12))
     assert text(deltas)
+
+
+async def test_it_writes_down_when_a_call_ran_before_it_ends(engine: Engine) -> None:
+    await engine.ready()
+    runs: list[Run] = []
+    began = time()
+    async with aclosing(engine.stream(Prompt(ASK, max_tokens=12, runs=runs))) as stream:
+        assert runs == [], "nothing is sent before it is asked for"
+        async for event in stream:
+            assert runs, "it runs by the first word"
+            if isinstance(event, Finish):
+                assert [run.lasted for run in runs if run.lasted is None] == []
+    told = [(run.began, run.lasted, run.share) for run in runs]
+    for at, lasted, share in told:
+        assert at is not None
+        assert lasted is not None
+        assert share is not None
+        assert began - 0.01 <= at <= at + lasted <= time() + 0.01
+        assert 0 <= share / 1e9 <= lasted + 1e-6
+    assert seconds(runs) > 0
+
+
+async def test_calls_at_once_share_the_time_of_its_machine(engine: Engine) -> None:
+    """The wait of one for another is nobody's second time."""
+    await engine.ready()
+    asked = [Prompt(ASK, max_tokens=12, runs=[]) for _ in range(4)]
+    began = monotonic()
+    await asyncio.gather(*(told(engine, prompt) for prompt in asked))
+    passed = monotonic() - began
+    runs = [run for prompt in asked for run in prompt.runs or ()]
+    assert 0 < seconds(runs) <= passed + 1e-3
+    assert all(seconds(prompt.runs or ()) > 0 for prompt in asked)
+
+
+async def test_a_call_that_is_left_runs_no_more(engine: Engine) -> None:
+    await engine.ready()
+    runs: list[Run] = []
+    async with aclosing(engine.stream(Prompt(ASK, max_tokens=200, runs=runs))) as stream:
+        await anext(stream)
+    assert runs
+    assert None not in [run.share for run in runs]
 
 
 async def test_stream_false_changes_the_shape_at_most(engine: Engine) -> None:

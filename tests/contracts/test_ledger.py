@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -18,7 +19,11 @@ from gateway.ledger.schema import entries, rollups, runs
 from gateway.ledger.sql import SqlLedger
 from gateway.ledger.store import Store
 from pricing.baseline import Baseline
+from pricing.bill import Line
+from pricing.book import Price
 from pricing.money import Money
+from pricing.usage import Usage
+from students.runs import Machine
 from tests.contracts.entries import DAY, NOON, billed, call, entry, pair
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +157,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
                 "error": None,
                 "amount": 1_024,
                 "tier": "flex",
+                "machines": [],
                 "usage": {
                     "input": 312,
                     "output": 40,
@@ -197,6 +203,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
                 "error": "TimedOut",
                 "amount": None,
                 "tier": None,
+                "machines": [],
                 "usage": None,
                 "price": None,
             },
@@ -463,11 +470,44 @@ async def test_the_times_of_the_newest_calls_to_one_upstream(ledger: SqlLedger) 
         await ledger.settle(entry(f"r{number}", made))
     await ledger.intend(call("open"))
     upstream = pair("x")[0].upstream
-    assert await ledger.timed(upstream) == [(NOON + 2, 1.0, 12), (NOON + 1, 0.5, 11), (NOON, None, 10)]
-    assert await ledger.timed(upstream, limit=1) == [(NOON + 2, 1.0, 12)]
-    assert await ledger.timed(upstream, since=NOON + 1, until=NOON + 2) == [(NOON + 1, 0.5, 11)]
+
+    async def told(**limits: Any) -> list[tuple[float, float | None, int | None]]:
+        return [(each.started, each.duration, each.amount) for each in await ledger.timed(upstream, **limits)]
+
+    assert await told() == [(NOON + 2, 1.0, 12), (NOON + 1, 0.5, 11), (NOON, None, 10)]
+    assert await told(limit=1) == [(NOON + 2, 1.0, 12)]
+    assert await told(since=NOON + 1, until=NOON + 2) == [(NOON + 1, 0.5, 11)]
     assert [each.amount for each in await ledger.timed("elsewhere")] == [None] * 3
     assert await ledger.timed("nobody") == []
+
+
+async def test_where_and_how_long_a_call_ran_of_a_price_by_the_hour(ledger: SqlLedger) -> None:
+    now = [0]
+    machines = {name: Machine(name, lambda: now[0]) for name in ("one", "two")}
+    made = pair("r")
+    for number, each in enumerate(made):
+        for name in ("one", "two"):
+            run = machines[name].run(each.runs)
+            run.begin()
+            now[0] += 1_250_000_000
+            run.end()
+        for run, after in zip(each.runs, (0.25, 2.0), strict=True):
+            run.began = each.started + after
+        two = Money.usd(2)
+        rate = Price("m", "config", input=two) if number else Price("m", "config", per_hour=two)
+        each.usage = Usage(1, 1, seconds=2.5)
+        each.line = Line(each.stage, "m", each.usage, rate, Money(7))
+    await ledger.settle(entry("r", made))
+    [timed] = await ledger.timed(made[0].upstream, limit=1, until=made[0].started + 1e-3)
+    assert timed.seconds == 2.5
+    at = made[0].started
+    assert [(stay.engine, stay.share) for stay in timed.stays] == [("one", 1.25), ("two", 1.25)]
+    spans = [moment - at for stay in timed.stays for moment in (stay.began, stay.ended)]
+    assert spans == pytest.approx([0.25, 1.5, 2.0, 3.25], abs=1e-5)
+    found = await ledger.entry("r")
+    assert found is not None
+    assert found["calls"][0]["machines"][1]["engine"] == "two"
+    assert found["calls"][1]["machines"] == [], "of tokens nobody needs it"
 
 
 async def test_sums_by_the_hour(ledger: SqlLedger) -> None:

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.machine import Machine, Span, busy_seconds
+from pricing.machine import Machine, Span, Stay, busy_seconds, worked
 from pricing.money import Money
 
 moments = st.integers(0, 40).map(float)
@@ -50,7 +50,7 @@ def test_more_calls_are_never_less_busy_and_never_more_than_all_the_time(
 
 @given(spans, moments, moments, st.integers(0, 10**12))
 def test_cost_is_work_and_idleness_to_the_nano_dollar(of: list[Span], since: float, until: float, rate: int) -> None:
-    machine = Machine.of(Money(rate), of, since, until, Money(1))
+    machine = Machine.of(Money(rate), [Stay(*each) for each in of], since, until, Money(1))
     assert machine.working + machine.idle == machine.cost
     assert machine.idle.nano >= 0
     assert (machine.utilisation is None) == (until <= since)
@@ -59,10 +59,31 @@ def test_cost_is_work_and_idleness_to_the_nano_dollar(of: list[Span], since: flo
 
 def test_two_at_once_are_one_machine() -> None:
     """Three calls in an hour at 3.60 dollars: two together from 0 to 100 s, one from 50 to 150 s."""
-    machine = Machine.of(Money.usd("3.6"), [(0, 100), (0, 100), (50, 150)], 0, 3_600, Money.usd("0.3"))
+    stays = [Stay(0, 100, 25 + 50 / 3), Stay(0, 100, 25 + 50 / 3), Stay(50, 150, 50 + 50 / 3)]
+    machine = Machine.of(Money.usd("3.6"), stays, 0, 3_600, Money.usd("0.15"))
     assert machine.busy == 150
     assert machine.utilisation == 150 / 3_600
     assert machine.cost == Money.usd("3.6")
     assert machine.working == Money.usd("0.15")
     assert machine.idle == Money.usd("3.45")
-    assert machine.booked == Money.usd("0.3"), "each call paid for its own seconds"
+    assert machine.booked == machine.working, "each call paid for its share"
+
+
+def test_processes_that_know_nothing_of_each_other_do_not_make_it_busier() -> None:
+    """Each of two booked all ten seconds; and an engine that measured itself knows of four that it waited."""
+    assert worked([Stay(0, 10, 10), Stay(0, 10, 10)], 0, 60) == 10
+    assert worked([Stay(0, 10, 4), Stay(0, 10, 2)], 0, 60) == 6
+    assert worked([Stay(0, 10), Stay(5, 15)], 0, 60) == 15, "of old calls only the length is known"
+
+
+def test_of_a_call_across_the_end_that_part_counts() -> None:
+    assert worked([Stay(-10, 10, 8)], 0, 60) == 4
+    assert worked([Stay(50, 70, 8)], 0, 60) == 4
+    assert worked([Stay(70, 80, 8)], 0, 60) == 0
+
+
+@given(spans, moments, moments)
+def test_it_never_works_longer_than_somebody_ran(of: list[Span], since: float, until: float) -> None:
+    stays = [Stay(begin, end) for begin, end in of]
+    assert worked(stays, since, until) <= busy_seconds(of, since, until) + 1e-3
+    assert worked(stays, since, until) <= max(0.0, until - since)

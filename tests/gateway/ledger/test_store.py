@@ -22,7 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from gateway.errors import BadRequest, ConfigError
 from gateway.ledger import migrate, savings
 from gateway.ledger.entry import Query
-from gateway.ledger.schema import INTENDED, calls, entries, keys, metadata
+from gateway.ledger.schema import INTENDED, calls, ended_sessions, entries, keys, metadata, refusals
 from gateway.ledger.store import Store, rollup_statement, statements
 from tests.conftest import Children
 
@@ -94,6 +94,18 @@ def test_a_ledger_without_drafts_has_none_of_its_old_entries(connection: Connect
     migrate.upgrade(connection)
     found = select(entries.c.request_id, entries.c.shadow_propensity, entries.c.shadow_drawn, entries.c.drafts)
     assert connection.execute(found).all() == [("old", 0.5, None, None)]
+
+
+def test_a_ledger_without_machines_keeps_its_calls(connection: Connection) -> None:
+    command.upgrade(migrate.config(connection), "0010")
+    there = {column["name"] for column in inspect(connection).get_columns("calls")}
+    assert "machines" not in there
+    assert not inspect(connection).has_table("refusals")
+    row = {column.name: None if column.nullable else 0 for column in calls.columns if column.name in there}
+    connection.execute(insert(calls).values(row | {"request_id": "old", "id": "old/0", "seconds": 1.5}))
+    migrate.upgrade(connection)
+    assert connection.execute(select(calls.c.seconds, calls.c.machines)).all() == [(1.5, None)]
+    assert connection.execute(select(refusals)).all() == connection.execute(select(ended_sessions)).all() == []
 
 
 def test_head_is_the_last_step(connection: Connection) -> None:
@@ -195,7 +207,7 @@ def test_every_statement_exists_for_postgresql() -> None:
         assert "GROUP BY" in str(savings.from_entries(Query(by=by, since=0.0)).compile(dialect=dialect))
     for table in metadata.sorted_tables:
         amounts = "BIGINT" in str(CreateTable(table).compile(dialect=dialect))
-        assert amounts or table.name in ("runs", "keys", "key_secrets", "scores")
+        assert amounts or table.name in ("runs", "keys", "key_secrets", "scores", "ended_sessions")
         for index in table.indexes:
             assert "CREATE INDEX" in str(CreateIndex(index).compile(dialect=dialect))
 
