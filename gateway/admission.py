@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from gateway.ledger.entry import Entry
 from gateway.shared.budget import Reservation
 from gateway.shared.build import Shared
 from gateway.shared.limits import Taken
+from gateway.shared.refusals import Refusals
 from pricing.money import Money
 
 TOKEN_CHARACTERS = 4
@@ -57,13 +57,13 @@ NOTHING = Held()
 class Admission:
     """Admits the requests of one gateway under the limits and budgets of their callers.
 
-    `refused` counts, since the process started, refusals by caller and by what refused: `requests`, `tokens`,
-    `concurrent`, `budget`, or `away` when nobody could say.
+    `refusals` counts those by caller and by what refused: `requests`, `tokens`, `concurrent`, `budget`, or `away` when
+    nobody could say. Whoever made it closes it, later; None: one of its own.
     """
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, refusals: Refusals | None = None) -> None:
         self.shared = shared
-        self.refused: Counter[tuple[str, str]] = Counter()
+        self.refusals = Refusals() if refusals is None else refusals
         self._giving: set[asyncio.Task[None]] = set()
 
     async def admit(self, exchange: Exchange, quota: Quota, worst_case: Callable[[], Money | None]) -> Held:
@@ -96,7 +96,7 @@ class Admission:
                 reservation = await self.shared.budget.reserve(caller.id, budgets, amount, time.time())
         except BaseException as error:
             if isinstance(error, (RateLimited, OverBudget, Busy)):
-                self.refused[caller.id, reason(error)] += 1
+                self.refusals.add(caller.id, reason(error))
             if taken is not None:
                 await asyncio.shield(self._begin(self.shared.limiter.give(taken, 0)))
             raise

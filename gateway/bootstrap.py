@@ -21,6 +21,8 @@ from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
 from gateway.planner import CHANCE, Draw, Planner
 from gateway.shared.build import open_shared
+from gateway.shared.logouts import Logouts
+from gateway.shared.refusals import Refusals
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream, check_keyless, quoting
 from pricing.book import PriceBook
@@ -93,7 +95,9 @@ async def open_gateway(
         for upstream in upstreams.values():
             if isinstance(upstream.engine, Guard):
                 upstream.engine.breaker.share(shared.switches)
-        admission = Admission(shared)
+        refusals = Refusals(ledger.store)
+        stack.push_async_callback(refusals.aclose)
+        admission = Admission(shared, refusals)
         stack.push_async_callback(admission.aclose)
         metrics = _metrics(config)
         stack.callback(metrics.close)
@@ -101,7 +105,8 @@ async def open_gateway(
         if traces is not None:
             stack.push_async_callback(traces.aclose)
         auth = Authenticator(fixed, admin, ring)
-        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, auth, ring, metrics, admission, traces)
+        doors = (auth, ring, metrics, admission, Logouts(ledger.store), traces)
+        gateway = Gateway(config, planner, upstreams, prompts, book, ledger, *doors)
         await gateway.look()
         # First shadows and models, which ends what still runs; then all of it is booked; then the ledger.
         stack.push_async_callback(gateway.idle)
@@ -177,7 +182,10 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
         singles = [member for member in members if not isinstance(member, PoolSpec)]
         longest, slowest = max(each.max_output for each in singles), max(each.max_seconds for each in singles)
         asks = spec.asks if isinstance(spec, PoolSpec) else 1
-        seated[name] = Upstream(name, engine, spec.model, longest, slowest * asks, spec.seller, stand_in, keyless, asks)
+        of = spec.members if isinstance(spec, PoolSpec) else ()
+        seated[name] = Upstream(
+            name, engine, spec.model, longest, slowest * asks, spec.seller, stand_in, keyless, asks, of
+        )
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
 

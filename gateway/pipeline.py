@@ -35,6 +35,7 @@ from gateway.lookout import Lookout
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.readiness import Readiness
+from gateway.shared.logouts import Logouts
 from gateway.strategies.base import Strategy
 from gateway.strategies.cascade import Cascade
 from gateway.strategies.guided import Guided
@@ -84,6 +85,7 @@ class Gateway:
         keys: Keyring,
         metrics: Metrics,
         admission: Admission,
+        logouts: Logouts,
         traces: Traces | None = None,
     ) -> None:
         self.upstreams = upstreams
@@ -92,6 +94,7 @@ class Gateway:
         self.keys = keys
         self.metrics = metrics
         self.admission = admission
+        self.logouts = logouts
         self.traces = traces
         self.lengths = Lengths()
         self.lookout = Lookout(self.look)

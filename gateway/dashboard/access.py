@@ -1,4 +1,4 @@
-"""Access: the admin key by a login form becomes a signed session cookie. Nothing is kept but logouts and wrong keys."""
+"""Access: the admin key by a login form becomes a signed session cookie, until it is over or somebody logs out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from gateway.auth import Authenticator
 from gateway.dashboard import PATH
 from gateway.errors import Forbidden, RateLimited, Unauthorized
+from gateway.shared.logouts import Logouts
 
 COOKIE = "gkt_session"
 HOURS = 12
@@ -37,22 +38,30 @@ class Access:
     """Who may see the pages.
 
     A session is a random name and its time, signed with a secret that follows from the admin key: replicas agree on
-    it without asking each other, and a changed key ends all sessions. Logouts are remembered by this process alone.
+    it without asking each other, and a changed key ends all sessions. Those that somebody logged out of are over for
+    all replicas (`logouts`). Wrong keys are counted by this process alone.
     """
 
-    def __init__(self, auth: Callable[[], Authenticator], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, auth: Callable[[], Authenticator], logouts: Logouts, clock: Callable[[], float] = time.time
+    ) -> None:
         self._auth = auth
+        self._logouts = logouts
         self._clock = clock
         self._wrong: dict[str, deque[float]] = {}
-        self._left: dict[str, float] = {}
 
-    def standing(self, request: Request) -> Standing:
-        """Why this request may see the pages. Raises `Unauthorized`, or `Forbidden` where no key would do."""
+    async def standing(self, request: Request) -> Standing:
+        """Why this request may see the pages.
+
+        Raises `Unauthorized`, `Forbidden` where no key would do, or `Busy` when nobody can say whether its session is
+        over.
+        """
         authorization = request.headers.get("authorization")
         try:
             self._auth().admin(authorization)
         except Unauthorized:
-            if authorization is None and self._session(request) is not None:
+            name = None if authorization is not None else self._session(request)
+            if name is not None and not await self._logouts.ended(name):
                 return "session"
             raise
         return "open" if authorization is None else "key"
@@ -79,24 +88,21 @@ class Access:
         signer = self._signer()
         return "" if signer is None else signer.sign(secrets.token_urlsafe(16)).decode()
 
-    def leave(self, request: Request) -> None:
-        """End the session of this request."""
+    async def leave(self, request: Request) -> None:
+        """End the session of this request, everywhere. Raises `Busy`: it may not be over."""
         name = self._session(request)
-        now = self._clock()
-        self._left = {each: until for each, until in self._left.items() if until > now}
         if name is not None:
-            self._left[name] = now + HOURS * 3600
+            await self._logouts.end(name, self._clock() + HOURS * 3600)
 
     def _session(self, request: Request) -> str | None:
-        """The name of the request's session, when it is one of ours and not over."""
+        """The name of the request's session, when we have signed it and its time is not over."""
         signer, cookie = self._signer(), request.cookies.get(COOKIE)
         if signer is None or not cookie:
             return None
         try:
-            name = signer.unsign(cookie, max_age=HOURS * 3600).decode()
+            return signer.unsign(cookie, max_age=HOURS * 3600).decode()
         except BadSignature:
             return None
-        return None if self._left.get(name, 0.0) > self._clock() else name
 
     def _signer(self) -> TimestampSigner | None:
         secret = self._auth().secret("dashboard session")

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.dashboard import PATH, tables, words
-from gateway.dashboard.access import Access, give, local, same_site
+from gateway.dashboard.access import Access, Standing, give, local, same_site
 from gateway.dashboard.assets import Assets
 from gateway.dashboard.keys import keys
 from gateway.dashboard.models import models
@@ -63,7 +63,7 @@ class Dashboard:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._assets = Assets()
-        self._access = Access(lambda: gateway.auth)
+        self._access = Access(lambda: gateway.auth, gateway.logouts)
         self._templates = _environment(self._assets)
         menu = [Route(path, partial(self._view, view)) for path, (_, view) in VIEWS.items()]
         app = Starlette(
@@ -96,12 +96,19 @@ class Dashboard:
 
         await self._app(scope, receive, guarded)
 
+    async def _standing(self, request: Request) -> Standing:
+        """Why this request may see pages, found out once. Raises as `Access.standing`."""
+        if not hasattr(request.state, "standing"):
+            request.state.standing = await self._access.standing(request)
+        found: Standing = request.state.standing
+        return found
+
     async def _view(self, view: View, request: Request) -> Response:
-        self._access.standing(request)
+        await self._standing(request)
         return await self._shown(request, await view(self._gateway, request.query_params))
 
     async def _one(self, request: Request) -> Response:
-        self._access.standing(request)
+        await self._standing(request)
         return await self._shown(request, await one(self._gateway, request.path_params["request_id"]))
 
     async def _shown(self, request: Request, page: Page) -> Response:
@@ -120,7 +127,7 @@ class Dashboard:
 
     async def _rendered(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
         try:
-            standing = self._access.standing(request)
+            standing = await self._standing(request)
         except GatewayError:
             standing = None
         path = request.url.path
@@ -141,7 +148,7 @@ class Dashboard:
     async def _form(self, request: Request) -> Response:
         target = local(request.query_params.get("next", PATH))
         try:
-            self._access.standing(request)
+            await self._standing(request)
         except Unauthorized:
             return await self._rendered(request, "login.html", title="Log in", next=target, fault=None)
         return RedirectResponse(target, 303)
@@ -165,7 +172,7 @@ class Dashboard:
 
     async def _logout(self, request: Request) -> Response:
         same_site(request)
-        self._access.leave(request)
+        await self._access.leave(request)
         answer = RedirectResponse(f"{PATH}/login", 303)
         give(answer, request, "")
         return answer

@@ -77,22 +77,24 @@ async def keys(gateway: Gateway, said: Mapping[str, str]) -> Page:
     whole = replace(table([*rows, *unused], held, period, now), shown=LISTED)
     callers = {key.id: key.caller for key in held if key.status(now) == "active"}
     callers |= {row.group: Caller(row.group) for row in rows if row.group not in {key.id for key in held}}
-    allowed, left_out = await allowances(gateway, list(callers.values()), {key.id: key.name for key in held})
+    refused = await gateway.admission.refusals.counts(period.since, period.until)
+    allowed, left_out = await allowances(gateway, list(callers.values()), {key.id: key.name for key in held}, refused)
     context["left_out"] = left_out
     return Page("keys.html", "Keys", context, {"keys": whole, "limits": allowed})
 
 
-async def allowances(gateway: Gateway, callers: Sequence[Caller], names: Mapping[str, str]) -> tuple[Table, int]:
+async def allowances(
+    gateway: Gateway, callers: Sequence[Caller], names: Mapping[str, str], refusals: Mapping[tuple[str, str], int]
+) -> tuple[Table, int]:
     """One row a budget, and one for each other caller with limits: what is used now, and how often it was refused.
 
-    With the number of callers who have some, too, and were not looked at, for there are too many. Refusals are those of
-    this process since it started: what is refused is in no account.
+    With the number of callers who have some, too, and were not looked at, for there are too many.
     """
     admission, quota = gateway.admission, gateway.config.limits
     lines: list[list[object]] = []
     away = False
     refused: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for (who, why), count in admission.refused.items():
+    for (who, why), count in refusals.items():
         refused[who][why] += count
     bounded = [
         caller

@@ -149,7 +149,7 @@ async def test_a_race_ends_within_the_budget(desk: Any) -> None:
         (used,) = await at.used(who)
         assert used == await at.booked(who) <= Money(worst.nano * 100)
         assert 100 <= answered == await at.requests()
-        assert at.gateway.admission.refused[who.id, "budget"] == 500 - answered
+        assert (await at.gateway.admission.refusals.counts())[who.id, "budget"] == 500 - answered
 
 
 async def test_a_race_of_dear_requests_spends_the_budget_and_no_more(desk: Any) -> None:
@@ -207,7 +207,7 @@ async def test_places_are_free_when_answers_are_over_and_headers_are_told(desk: 
         assert caught.value.retry_after is not None
         await events.aclose()  # its client leaves
         await at.ask(who)
-        assert at.gateway.admission.refused == {(who.id, "concurrent"): 1}
+        assert await at.gateway.admission.refusals.counts() == {(who.id, "concurrent"): 1}
 
 
 async def test_failed_and_abandoned_requests_cost_what_they_cost(desk: Any) -> None:
@@ -359,7 +359,7 @@ async def test_redis_away_is_as_configured_and_nobody_hangs(house: Opened, tmp_p
                 else:
                     with pytest.raises(Busy):
                         await at.ask(who)
-                    assert at.gateway.admission.refused[who.id, "away"] == 1
+                    assert (await at.gateway.admission.refusals.counts())[who.id, "away"] == 1
                 await at.ask(caller("unlimited"))
             await at.gateway.glance()
             told = at.gateway.metrics.text()[0].decode()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from gateway.auth import Authenticator
 from gateway.dashboard import PATH
 from gateway.dashboard.access import ATTEMPTS, COOKIE, HOURS, WITHIN, Access, local
+from gateway.ledger.store import Store
+from gateway.shared.logouts import Logouts
 
 pytestmark = pytest.mark.anyio
 
@@ -145,29 +151,64 @@ def request(cookie: str | None = None, address: str = "192.0.2.1") -> Any:
     return Request({"type": "http", "headers": headers, "client": (address, 1), "path": PATH, "method": "GET"})
 
 
-def test_a_session_ends_and_dies_with_its_key() -> None:
+@pytest.fixture
+def logouts() -> Iterator[Logouts]:
+    with closing(Store.open("sqlite://")) as store:
+        yield Logouts(store, Clock())
+
+
+async def test_a_session_ends_and_dies_with_its_key(logouts: Logouts) -> None:
     clock = Clock()
-    access = Access(lambda: Authenticator([KEY], ADMIN), clock)
+    access = Access(lambda: Authenticator([KEY], ADMIN), logouts, clock)
     session = access.enter(request(), ADMIN)
-    assert access.standing(request(session)) == "session"
-    replica = Access(lambda: Authenticator([KEY], ADMIN), clock)
-    assert replica.standing(request(session)) == "session", "replicas agree without asking each other"
-    changed = Access(lambda: Authenticator([KEY], "another admin key"), clock)
+    assert await access.standing(request(session)) == "session"
+    replica = Access(lambda: Authenticator([KEY], ADMIN), logouts, clock)
+    assert await replica.standing(request(session)) == "session", "replicas agree without asking each other"
+    changed = Access(lambda: Authenticator([KEY], "another admin key"), logouts, clock)
     for other, cookie in (
         (changed, session),
         (access, session[:-1] + ("A" if session[-1] != "A" else "B")),
         (access, ""),
     ):
         with pytest.raises(Exception, match="key"):
-            other.standing(request(cookie))
+            await other.standing(request(cookie))
     clock.now += HOURS * 3600 + 1
     with pytest.raises(Exception, match="key"):
-        access.standing(request(session))
+        await access.standing(request(session))
 
 
-def test_wrong_keys_are_counted_by_address_and_forgotten_in_time() -> None:
+async def test_who_logged_out_is_out_at_every_replica_and_after_a_restart(pages: Any) -> None:
+    """Each `pages` is a gateway of its own, on one ledger."""
+    async with pages() as site:
+        cookie = f"{COOKIE}={site.http.cookies[COOKIE]}"
+        async with pages([], log_in=False) as replica:
+            assert (await replica.http.get(PATH, headers={"cookie": cookie})).status_code == 200
+            assert (await site.http.post(f"{PATH}/logout")).status_code == 303
+            assert (await replica.http.get(PATH, headers={"cookie": cookie})).status_code == 303
+            assert (await replica.log_in()).status_code == 303, "only that session is over"
+            await replica.get()
+    async with pages([], log_in=False) as later:
+        assert (await later.http.get(PATH, headers={"cookie": cookie})).status_code == 303
+
+
+async def test_nobody_is_let_in_while_nobody_can_say_who_logged_out(
+    pages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pages() as site:
+
+        def fails(*_: Any, **__: Any) -> Any:
+            raise OperationalError("SELECT", {}, sqlite3.OperationalError("gone"))
+
+        monkeypatch.setattr(site.gateway.ledger.store, "transaction", fails)
+        page = await site.get(status=503)
+        assert "$" not in page.text
+        assert (await site.http.post(f"{PATH}/logout")).status_code == 503, "nobody is told to be out who may not be"
+        assert COOKIE in site.http.cookies
+
+
+def test_wrong_keys_are_counted_by_address_and_forgotten_in_time(logouts: Logouts) -> None:
     clock = Clock()
-    access = Access(lambda: Authenticator([KEY], ADMIN), clock)
+    access = Access(lambda: Authenticator([KEY], ADMIN), logouts, clock)
     for _ in range(ATTEMPTS):
         with pytest.raises(Exception, match="not the admin key"):
             access.enter(request(), "wrong")

@@ -62,8 +62,8 @@ async def test_budgets_and_limits(pages: Any) -> None:
         caller, budget = key.caller, site.gateway.admission.shared.budget
         now = time.time()
         await budget.settle(await budget.reserve(key.id, caller.budgets, Money.usd(4), now), Money.usd("2.5"))
-        site.gateway.admission.refused[key.id, "requests"] += 2
-        site.gateway.admission.refused[key.id, "budget"] += 3
+        for reason in ("requests",) * 2 + ("budget",) * 3:
+            site.gateway.admission.refusals.add(key.id, reason)
         (told,) = await site.rows("/keys", table="limits")
         assert told == {
             "caller": key.id,
@@ -80,7 +80,7 @@ async def test_budgets_and_limits(pages: Any) -> None:
         }
         page = await site.get("/keys")
         page.check()
-        assert "Budgets and limits now" in page.text
+        assert "Budgets and limits" in page.text
         cells = page.text.partition("Budget hit")[2].partition("Used:")[0]
         assert "unknown" not in cells, "no limit is none, and known to be"
 
