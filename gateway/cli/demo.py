@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import shlex
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,8 +95,14 @@ def demo(
         typer.Option(metavar="DIR", help="Keep the ledger and the log there, instead of in a new temporary folder."),
     ] = None,
     stay: Annotated[
-        bool, typer.Option("--serve", help="Leave the gateway running afterwards, with its dashboard, until Ctrl-C.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--serve/--no-serve",
+            help="Leave the gateway running afterwards, with its dashboard over these requests, until Enter or Ctrl-C, "
+            "or end at once; by default it is left running where somebody sits at a terminal.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Start a gateway, ask it real questions through the official OpenAI SDK, and show what was saved.
@@ -112,10 +120,13 @@ def demo(
     folder = keep or Path(tempfile.mkdtemp(prefix="gkt-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
     admin = admin_key(settings, os.environ) or key
+    if stay is None:
+        stay = sys.stdin.isatty() and sys.stdout.isatty()
     asyncio.run(_demo(folder.absolute(), options, (key, admin), requests, show.console(), stay=stay))
     typer.echo(f"kept: {folder}")
     command = shlex.join(["gkt", "serve", *options, "--port", "8080", "--ledger", ledger(folder)])
-    typer.echo(f"dashboard: http://127.0.0.1:8080{DASHBOARD} shows these requests after")
+    again = "shows these requests again" if stay else "shows these requests"
+    typer.echo(f"dashboard: http://127.0.0.1:8080{DASHBOARD} {again} while this runs:")
     typer.echo(f"  {command}")
 
 
@@ -177,7 +188,8 @@ async def _demo(
         checks = list(agree(receipts, row))
         _tell(checks, out)
         if stay:
-            out.print(Text(f"dashboard: {child.url}{DASHBOARD} shows these requests; Ctrl-C stops the gateway"))
+            how = "Enter or Ctrl-C stops" if sys.stdin.isatty() else "Ctrl-C stops"
+            out.print(Text(f"dashboard: {child.url}{DASHBOARD} shows these requests; {how} the gateway"))
             await _stopped()
         with show.working(out, "Stopping the gateway"):
             await stack.aclose()
@@ -193,15 +205,22 @@ def _tell(checks: Iterable[tuple[str, bool]], out: Console) -> None:
 
 
 async def _stopped() -> None:
-    """Returns when the user says so."""
+    """Returns when the user says so: by Ctrl-C, or by Enter where there is somebody who can press it."""
     said = asyncio.Event()
     loop = asyncio.get_running_loop()
+    keyboard = sys.stdin.fileno() if sys.stdin.isatty() else None
+    if keyboard is not None:
+        loop.add_reader(keyboard, said.set)
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in before:
         signal.signal(each, lambda *_: loop.call_soon_threadsafe(said.set))
     try:
         await said.wait()
+        if keyboard is not None and select.select([keyboard], [], [], 0)[0]:
+            sys.stdin.readline()  # or the shell would get it
     finally:
+        if keyboard is not None:
+            loop.remove_reader(keyboard)
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import pty
 import re
+import select
 import shlex
 import signal
 import sqlite3
@@ -12,6 +15,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -149,14 +153,14 @@ def test_a_gateway_that_does_not_start_is_told_with_its_log(write: Write, run: R
 
 def test_it_ends_with_a_dashboard_that_shows_its_requests(demonstrated: Demonstrated, serve: Any) -> None:
     url, command = demonstrated.stdout.splitlines()[-2:]
-    assert url == "dashboard: http://127.0.0.1:8080/dashboard shows these requests after"
+    assert url == "dashboard: http://127.0.0.1:8080/dashboard shows these requests while this runs:"
     words = shlex.split(command)
     assert words[:2] == ["gkt", "serve"]
     ledger = words[words.index("--ledger") + 1]
     child = serve(demonstrated.config, "--ledger", ledger)
     address = next(line.split()[1] for line in child.stdout if line.startswith("dashboard: "))
     page = urllib.request.urlopen(f"{address}/requests").read().decode()  # noqa: S310 - it is ours
-    assert page.count('<th scope="row">') == len(QUESTIONS)
+    assert page.count('<th scope="row"') == len(QUESTIONS)
     child.send_signal(signal.SIGTERM)
     assert child.wait(20) == 0
 
@@ -168,11 +172,59 @@ def test_serve_leaves_it_running(write: Write, tmp_path: Path) -> None:
         said = next(line for line in child.stdout if "shows these requests" in line)
         address = said.split()[1]
         page = urllib.request.urlopen(f"{address}/requests").read().decode()  # noqa: S310 - it is ours
-        assert page.count('<th scope="row">') == len(QUESTIONS)
+        assert page.count('<th scope="row"') == len(QUESTIONS)
         child.send_signal(signal.SIGINT)
         rest = child.stdout.read()
     assert "check: the gateway stopped in order: yes" in rest
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize("key", [b"\n", b"\x03"], ids=["Enter", "Ctrl-C"])
+def test_at_a_terminal_the_address_works_until_a_key_is_pressed(key: bytes, write: Write, tmp_path: Path) -> None:
+    screen, terminal = pty.openpty()
+    kept = tmp_path / "kept"
+    command = [sys.executable, "-u", "-m", "gateway.cli", "demo", "--keep", str(kept), "--config", str(write())]
+    # Its own session, and this its terminal: so that Ctrl-C is what the terminal makes of it.
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    started = subprocess.Popen([sys.executable, "-c", AT_TERMINAL, *command], **streams, start_new_session=True)
+    with started as child, ExitStack() as stack:
+        os.close(terminal)
+        stack.callback(child.kill)
+        seen = read_until(screen, "Ctrl-C stops")
+        told = seen[seen.index("dashboard: ") :].split()  # in lines of eighty
+        assert "shows these requests; Enter or Ctrl-C stops" in " ".join(told)
+        page = urllib.request.urlopen(f"{told[1]}/requests").read().decode()  # noqa: S310 - it is ours
+        assert page.count('<th scope="row"') == len(QUESTIONS)
+        os.write(screen, key)
+        rest = read_until(screen, None)
+        child.wait(30)
+    os.close(screen)
+    assert "check: the gateway stopped in order: yes" in rest
+    assert "shows these requests again while this runs:" in rest
+    assert child.returncode == 0
+
+
+AT_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def read_until(screen: int, words: str | None) -> str:
+    """What a terminal shows, up to these words; None: to its end."""
+    seen = ""
+    while words is None or words not in seen:
+        assert select.select([screen], [], [], 60)[0], seen
+        try:
+            more = os.read(screen, 65_536)
+        except OSError:  # the other end is closed
+            more = b""
+        if not more:
+            assert words is None, seen
+            break
+        seen += more.decode(errors="replace")
+    return seen
 
 
 @pytest.mark.slow
