@@ -259,6 +259,7 @@ class Html(HTMLParser):
         for said in self.all("img"):
             assert "alt" in said
         assert len(self.all("table")) == len(self.all("caption"))
+        self._check_stacks()
         for _, said in self.elements:
             for name in ("aria-labelledby", "aria-describedby"):
                 assert set(said.get(name, "").split()) <= set(ids), said
@@ -270,6 +271,19 @@ class Html(HTMLParser):
         for said in self.all("script"):
             assert "src" in said or said["type"] == "application/json"
         assert not self.all("style")
+
+    def _check_stacks(self) -> None:
+        """On a narrow screen a stack is no table to a browser but by its roles."""
+        roles = {"tr": ("row",), "td": ("cell",), "thead": ("rowgroup",), "tbody": ("rowgroup",)}
+        stack = False
+        for tag, said in self.elements:
+            if tag == "table":
+                stack = said.get("class") == "stack"
+                assert said.get("role") == ("table" if stack else None)
+            elif stack and tag == "th":
+                assert said.get("role") == {"col": "columnheader", "row": "rowheader"}[said["scope"]]
+            elif stack and tag in roles:
+                assert said.get("role") in roles[tag]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +29,9 @@ from pricing.money import Money
 from tests.gateway.dashboard.conftest import measured
 
 NEEDED = os.environ.get("GKT_NEED_BROWSER") == "1"
+
+ARTIFACTS = Path(__file__).parents[3] / "artifacts" / "dashboard"
+"""Where pictures of the pages are kept after a run; not under version control."""
 
 ADMIN = "admin-key-of-the-test"
 
@@ -230,14 +233,14 @@ async def test_times_are_the_viewer_s(answered: Requests, tmp_path: Path, monkey
 
 
 async def test_it_can_be_read(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No page is wider than the screen, everything contrasts, and pictures are kept in pytest's folder."""
+    """No page is wider than the screen, everything contrasts, and pictures of all are kept (`ARTIFACTS`)."""
     async with looked_at(tmp_path, measured(answered()), monkeypatch) as site:
         for number in range(100):
             await site.ledger.score(f"drawn-{number}", "feedback", float(number % 3 > 0))
         for width, scheme in itertools.product((390, 1280), ("light", "dark")):
             await site.look(viewport={"width": width, "height": 844}, color_scheme=scheme)
             await site.open("/login")
-            await site.page.screenshot(path=tmp_path / f"login-{scheme}-{width}.png")
+            await site.page.screenshot(path=ARTIFACTS / f"login-{scheme}-{width}.png")
             await site.log_in()
             pages = {"overview": "?range=all", "requests": "/requests", "request": "/requests/fallback-1"}
             others = {"models": "/models", "keys": "/keys?range=all", "trade-off": "/tradeoff?range=all"}
@@ -245,11 +248,46 @@ async def test_it_can_be_read(answered: Requests, tmp_path: Path, monkeypatch: p
                 await site.open(path, charts=name in ("overview", "keys", "trade-off"))
                 seen = f"{name}-{scheme}-{width}"
                 assert await site.page.evaluate("document.documentElement.scrollWidth") <= width, seen
-                await site.page.screenshot(path=tmp_path / f"{seen}.png", full_page=True)
+                await site.page.screenshot(path=ARTIFACTS / f"{seen}.png", full_page=True)
                 assert await site.page.evaluate(CUT_OFF) == [], seen
                 worst = await site.page.evaluate(CONTRAST)
                 assert worst["ratio"] >= 4.5, (seen, worst)
             await site.page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_a_screen_reader_is_told_of_tables_at_any_width(
+    width: int, answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Chromium's own tree of what it tells such programs, where a `display` that is no table's counts."""
+    async with looked_at(tmp_path, answered(), monkeypatch) as site:
+        await site.look(viewport={"width": width, "height": 844})
+        await site.open()
+        await site.log_in()
+        for path, name in (("/requests?range=all", "Requests"), ("/keys?range=all", "Keys by what they spent")):
+            await site.open(path)
+            told = await site.page.context.new_cdp_session(site.page)
+            nodes = (await told.send("Accessibility.getFullAXTree"))["nodes"]
+            known = {node["nodeId"]: node for node in nodes}
+            (table,) = (node for node in nodes if role(node) == "table" and name in node["name"]["value"])
+            inside = list(below(known, table))
+            counts = {each: sum(role(node) == each for node in inside) for each in ("row", "rowheader", "columnheader")}
+            shown = await site.page.locator("table.stack tbody tr").count()
+            columns = await site.page.locator("table.stack thead th").count()
+            assert counts == {"row": shown + 1, "rowheader": shown, "columnheader": columns}
+            assert sum(role(node) in ("cell", "gridcell") for node in inside) == shown * (columns - 1)
+
+
+def role(node: dict[str, Any]) -> str:
+    return str(node.get("role", {}).get("value"))
+
+
+def below(known: dict[str, dict[str, Any]], node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All nodes within one."""
+    for child in node.get("childIds", ()):
+        if child in known:
+            yield known[child]
+            yield from below(known, known[child])
 
 
 async def test_the_form_of_a_range_is_on_the_screen(

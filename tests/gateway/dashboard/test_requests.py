@@ -161,3 +161,21 @@ async def test_text_is_shown_only_where_it_was_stored(pages: Any, made: Any, sto
         assert ("A secret <b>question</b>" in page.text) is stored
         assert ("Its answer." in page.text) is stored
         assert ("Not stored." in page.text) is not stored
+
+
+async def test_why_there_is_nothing_to_compare_with(pages: Any, made: Any) -> None:
+    def asked(name: str, **rest: Any) -> Any:
+        one = made.call(name, 0, "answer", "teacher", 7, 1_800_000_000.0)
+        return made.entry(name, 1_800_000_000.0, [one], baseline=None, **rest)
+
+    entries = [
+        asked("died", outcome="recovered", teacher=None, strategy="teacher"),
+        asked("alone", strategy="student", teacher=None),
+        asked("alone-shadow", shadow_of="alone"),
+    ]
+    async with pages(entries) as site:
+        told = {each.request_id: (await site.get(f"/requests/{each.request_id}")).text for each in entries}
+    assert "unknownthe process died before anybody could tell" in told["died"].replace("alone unknown", "unknown")
+    assert "names no teacher" not in told["died"]
+    assert "this route names no teacher to compare with" in told["alone"]
+    assert "this is itself the measurement of a request" in told["alone-shadow"]
