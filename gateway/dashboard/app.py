@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -24,7 +24,7 @@ from gateway.dashboard.keys import keys
 from gateway.dashboard.models import models
 from gateway.dashboard.overview import overview
 from gateway.dashboard.page import Page
-from gateway.dashboard.period import NAMES, address
+from gateway.dashboard.period import NAMES, address, known
 from gateway.dashboard.requests import listing, one
 from gateway.dashboard.tradeoff import tradeoff
 from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound, RateLimited, Unauthorized
@@ -42,6 +42,9 @@ SECURITY = {
     "cross-origin-resource-policy": "same-origin",
 }
 """On every answer: nothing comes from elsewhere, nothing goes elsewhere, no other site frames or reads a page."""
+
+ZONE = "gkt_zone"
+"""The cookie by which the page's script says the viewer's zone, for nothing but the days of ranges."""
 
 FOR_EVER = "public, max-age=31536000, immutable"
 
@@ -105,7 +108,8 @@ class Dashboard:
 
     async def _view(self, view: View, request: Request) -> Response:
         await self._standing(request)
-        return await self._shown(request, await view(self._gateway, request.query_params))
+        said = {"zone": _zone(request), **request.query_params}
+        return await self._shown(request, await view(self._gateway, said))
 
     async def _one(self, request: Request) -> Response:
         await self._standing(request)
@@ -140,6 +144,7 @@ class Dashboard:
             "standing": standing,
             "base_url": str(request.base_url).rstrip("/"),
             "path": path,
+            "zone": known(_zone(request)).key,
             **context,
         }
         text = await asyncio.to_thread(self._templates.get_template(template).render, told)
@@ -240,6 +245,11 @@ def _environment(assets: Assets) -> Environment:
         "home": PATH,
     }
     return templates
+
+
+def _zone(request: Request) -> str:
+    """The name of the viewer's zone, as the page's own script has told it; empty: it has not."""
+    return unquote(request.cookies.get(ZONE, ""))
 
 
 async def _fields(request: Request) -> dict[str, str]:

@@ -47,14 +47,14 @@ class Figure:
         return Markup(made.replace("<", "\\u003c"))  # noqa: S704 - JSON, in an element that is not HTML
 
 
-def over_time(rows: Sequence[SavingsRow], names: Sequence[str], step: Step) -> Figure:
+def over_time(rows: Sequence[SavingsRow], names: Sequence[str], step: Step, days: str = "UTC") -> Figure:
     """What was spent, by stage, and what the teacher alone would have cost, in each hour or day of `names`.
 
-    An hour or day without requests is drawn as nothing spent.
+    An hour or day without requests is drawn as nothing spent. `days`: the name of the zone whose days they are.
     """
     known = {row.group: row for row in rows}
     middles = [_middle(name, step) for name in names]
-    labels = [_label(name, step) for name in names]
+    labels = [_label(name, step, days) for name in names]
     spent = {stage: [_stage(known.get(name), stage) for name in names] for stage in STAGES}
     data: list[dict[str, Any]] = [
         {
@@ -237,15 +237,15 @@ def escaped(name: str) -> str:
 
 
 def _middle(name: str, step: Step) -> str:
-    """Where a bar stands. With a Z the page's script takes it to the viewer's zone; days are UTC's and stay."""
+    """Where a bar stands. With a Z the page's script takes it to the viewer's zone; days have one already."""
     begin = datetime.fromtimestamp(moment(name), UTC)
     if step == "hour":
         return (begin + timedelta(minutes=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return (begin + timedelta(hours=12)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _label(name: str, step: Step) -> str:
-    return name.replace("Z", ":00Z") if step == "hour" else f"{name} (UTC)"
+def _label(name: str, step: Step, days: str) -> str:
+    return name.replace("Z", ":00Z") if step == "hour" else f"{name} ({escaped(days)})"
 
 
 def _ends(names: Sequence[str], step: Step) -> dict[str, Any]:

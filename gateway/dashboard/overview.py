@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from gateway.dashboard import figures, keys, tables, tags
 from gateway.dashboard.page import Page
-from gateway.dashboard.period import Period, buckets, moment, parse
+from gateway.dashboard.period import Period, buckets, local_day, moment, parse, shifted
 from gateway.dashboard.requests import behind
 from gateway.dashboard.tables import Column, Table, by_group, dearest
 from gateway.ledger.entry import Query, SavingsRow
@@ -29,9 +30,13 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     period = parse(said, now)
     asked = Query(since=period.since, until=period.until)
     ask = gateway.ledger.savings
+    days = period.days(now)
+    fine = "hour" if days != "UTC" else period.step
     by_time, *groups = await asyncio.gather(
-        *(ask(replace(asked, by=name)) for name in (period.step, "strategy", "model", "caller"))
+        *(ask(replace(asked, by=name)) for name in (fine, "strategy", "model", "caller"))
     )
+    if fine != period.step:
+        by_time = _by_day(by_time, days)
     by_strategy, by_model, by_caller = map(dearest, groups)
     whole = tags.merged(by_strategy)
     held = await gateway.keys.all()
@@ -40,7 +45,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     ever = whole.requests > 0 or bool(await gateway.ledger.entries(limit=1))
     shown = {
         "time": replace(
-            by_group("time", f"Sums by {period.step}, newest first", by_time[::-1], _column(period)), shown=LATEST
+            by_group("time", f"Sums by {period.step}, newest first", by_time[::-1], _column(period, days)), shown=LATEST
         ),
         "strategies": by_group(
             "strategies",
@@ -63,7 +68,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "methods": methods(whole),
     }
     charts = {
-        "time": figures.over_time(by_time, _names(by_time, period, now), period.step),
+        "time": figures.over_time(by_time, _names(by_time, period, days, now), period.step, days),
         "strategies": figures.strategies(by_strategy),
         "split": figures.split(whole),
         "models": figures.groups("models", "By the model that was asked for", by_model),
@@ -120,14 +125,24 @@ def methods(row: SavingsRow) -> Table:
     )
 
 
-def _column(period: Period) -> Column:
-    return Column("hour_utc", "Hour", "hour") if period.step == "hour" else Column("day_utc", "Day (UTC)")
+def _by_day(hours: Sequence[SavingsRow], zone: str) -> list[SavingsRow]:
+    """Sums by hour as sums by the days of a zone, in which each hour lies whole."""
+    parts = groupby(hours, key=lambda row: local_day(row.group, zone))
+    return [tags.merged(list(rows), day) for day, rows in parts]
 
 
-def _names(rows: Sequence[SavingsRow], period: Period, now: float) -> list[str]:
+def _column(period: Period, days: str) -> Column:
+    if period.step == "hour":
+        return Column("hour_utc", "Hour", "hour")
+    return Column("day_utc" if days == "UTC" else "day", f"Day ({days})")
+
+
+def _names(rows: Sequence[SavingsRow], period: Period, days: str, now: float) -> list[str]:
     """All hours or days of the period that are over or have begun, or since the first request."""
     begin = period.since if period.since is not None else moment(rows[0].group) if rows else now
     end = min(now, period.until) if period.until is not None else now
+    if period.step == "day" and days != "UTC":
+        begin, end = shifted(begin, days), shifted(end, days)
     if rows:
         end = max(end, moment(rows[-1].group) + 1)
     return list(buckets(period.step, begin, end, LONGEST))

@@ -1,12 +1,18 @@
-"""Period: the range of time that a page looks at, as its address says it. Days are days in UTC, as in the ledger."""
+"""Period: the range of time that a page looks at, as its address says it, in days of the viewer's zone.
+
+The ledger sums by hours and by days of UTC. Days of another zone are sums of hours, where they are whole hours; of long
+ranges, and in zones that are some minutes off, the days of a chart are UTC's, and are said to be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from gateway.errors import BadRequest
 
@@ -29,11 +35,19 @@ HOURLY = 3
 """Ranges of at most so many days are shown by the hour."""
 
 
+BY_HOURS = 35
+"""Days of at most so many are summed up from hours: more would be read for a page than it can wait for."""
+
+LONGEST_NAME = 64
+"""Of a zone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """From `since` (included) to `until` (excluded), seconds since the epoch; None: without end.
 
-    `first` and `last` are the dates of a custom range as its form shows them, empty for an open end.
+    `first` and `last` are the dates of a custom range as its form shows them, empty for an open end. `zone` is the name
+    of the one whose days it begins and ends with.
     """
 
     name: Name
@@ -41,23 +55,41 @@ class Period:
     until: float | None = None
     first: str = ""
     last: str = ""
+    zone: str = "UTC"
+
+    def _lasts(self, now: float | None = None) -> float | None:
+        """Seconds; None: without a begin, or nobody knows to when."""
+        if self.since is None:
+            return None
+        if self.until is None and self.name in DAYS:
+            return DAYS[self.name] * 86_400.0
+        end = self.until if self.until is not None else now
+        return None if end is None else end - self.since
 
     @property
     def step(self) -> Step:
         """What its charts are drawn by."""
-        if self.since is None:
-            return "day"
-        end = self.until if self.until is not None else self.since + DAYS.get(self.name, HOURLY + 1) * 86_400
-        return "hour" if end - self.since <= HOURLY * 86_400 else "day"
+        lasts = self._lasts()
+        # A day on which a clock was changed has an hour more.
+        return "hour" if lasts is not None and lasts <= HOURLY * 86_400 + 3_600 else "day"
+
+    def days(self, now: float) -> str:
+        """The name of the zone whose days its charts have: its own, if they can be summed up from hours; else UTC."""
+        lasts = self._lasts(now)
+        if self.zone == "UTC" or self.since is None or lasts is None or lasts > BY_HOURS * 86_400 + 3_600:
+            return "UTC"
+        zone = ZoneInfo(self.zone)
+        noons = range(int(self.since), int(self.since + lasts) + 86_400, 43_200)
+        offsets = (datetime.fromtimestamp(at, zone).utcoffset() for at in noons)
+        return self.zone if all(off is not None and not off.total_seconds() % 3_600 for off in offsets) else "UTC"
 
     @property
     def title(self) -> str:
         """How a heading names it."""
         if self.name == "custom":
-            return f"{self.first or 'the beginning'} to {self.last or 'now'}, UTC"
-        return {"today": "today, UTC", "7d": "the last 7 days, UTC", "30d": "the last 30 days, UTC"}.get(
-            self.name, "all time"
-        )
+            return f"{self.first or 'the beginning'} to {self.last or 'now'}, {self.zone}"
+        told = {"today": "today", "7d": "the last 7 days", "30d": "the last 30 days"}
+        return f"{told[self.name]}, {self.zone}" if self.name in told else "all time"
 
     @property
     def fields(self) -> dict[str, str]:
@@ -67,25 +99,27 @@ class Period:
 
 
 def parse(said: Mapping[str, str], now: float) -> Period:
-    """The period that an address asks for. Raises `BadRequest` for one that there is not."""
+    """The period that an address asks for, in the zone that `said` names. Raises `BadRequest` for one there is not."""
+    zone = known(said.get("zone", ""))
     first, last = said.get("from", "").strip(), said.get("to", "").strip()
     name = said.get("range") or ("custom" if first or last else USUAL)
     if name not in NAMES:
         raise BadRequest(f"There is no range '{name[:40]}'.", param="range")
-    today = datetime.fromtimestamp(now, UTC).date()
+    today = datetime.fromtimestamp(now, zone).date()
     if name in DAYS:
-        return Period(NAMES[name][0], _begin(today - timedelta(days=DAYS[name] - 1)))
+        return Period(NAMES[name][0], _begin(today - timedelta(days=DAYS[name] - 1), zone), zone=zone.key)
     if name == "all":
-        return Period("all")
+        return Period("all", zone=zone.key)
     begin, end = _date(first, "from"), _date(last, "to")
     if begin and end and begin > end:
         raise BadRequest("The range ends before it begins.", param="to")
     return Period(
         "custom",
-        None if begin is None else _begin(begin),
-        None if end is None else _begin(end + timedelta(days=1)),
+        None if begin is None else _begin(begin, zone),
+        None if end is None else _begin(end + timedelta(days=1), zone),
         first,
         last,
+        zone.key,
     )
 
 
@@ -107,6 +141,16 @@ def buckets(step: Step, since: float, until: float, most: int | None = None) -> 
         yield datetime.fromtimestamp(begin, UTC).strftime(shape)
 
 
+def shifted(at: float, zone: str) -> float:
+    """The moment at which clocks in UTC say what those in a zone say `at` that moment: days are named by that."""
+    return datetime.fromtimestamp(at, ZoneInfo(zone)).replace(tzinfo=UTC).timestamp()
+
+
+def local_day(group: str, zone: str) -> str:
+    """The date, in a zone, on which the hour of that name begins."""
+    return datetime.fromtimestamp(moment(group), ZoneInfo(zone)).date().isoformat()
+
+
 def moment(group: str) -> float:
     """When the hour or day of that name begins."""
     return datetime.fromisoformat(group).replace(tzinfo=UTC).timestamp()
@@ -124,5 +168,16 @@ def _date(text: str, param: str) -> date | None:
     return day
 
 
-def _begin(day: date) -> float:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+def _begin(day: date, zone: ZoneInfo) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()
+
+
+@lru_cache(maxsize=512)
+def known(name: str) -> ZoneInfo:
+    """The zone of that name; UTC for one that this machine does not know, or that is none."""
+    if 0 < len(name) <= LONGEST_NAME:
+        try:
+            return ZoneInfo(name)
+        except (LookupError, ValueError, OSError):  # whatever a cookie says
+            pass
+    return ZoneInfo("UTC")

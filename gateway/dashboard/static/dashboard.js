@@ -73,6 +73,16 @@ async function charts() {
   document.documentElement.dataset.drawn = REDRAW.matches ? "dark" : "light";
 }
 
+// Ranges are days of the viewer's zone, which the server is told by a cookie; a page that was made without is asked again.
+function tell() {
+  const zone = encodeURIComponent(Intl.DateTimeFormat().resolvedOptions().timeZone);
+  const said = () => document.cookie.split("; ").includes(`gkt_zone=${zone}`);
+  if (said()) return;
+  document.cookie = `gkt_zone=${zone}; path=/dashboard; max-age=31536000; samesite=strict`;
+  if (said() && document.querySelector(".ranges")) location.reload();
+}
+
+tell();
 for (const each of document.querySelectorAll("select[data-now]")) {
   each.addEventListener("change", () => each.form.requestSubmit());
 }

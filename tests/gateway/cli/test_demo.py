@@ -185,8 +185,8 @@ def test_at_a_terminal_the_address_works_until_a_key_is_pressed(key: bytes, writ
     kept = tmp_path / "kept"
     command = [sys.executable, "-u", "-m", "gateway.cli", "demo", "--keep", str(kept), "--config", str(write())]
     # Its own session, and this its terminal: so that Ctrl-C is what the terminal makes of it.
-    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
-    started = subprocess.Popen([sys.executable, "-c", AT_TERMINAL, *command], **streams, start_new_session=True)
+    command = [sys.executable, "-c", AT_TERMINAL, *command]
+    started = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
     with started as child, ExitStack() as stack:
         os.close(terminal)
         stack.callback(child.kill)

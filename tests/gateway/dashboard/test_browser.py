@@ -229,7 +229,9 @@ async def test_times_are_the_viewer_s(answered: Requests, tmp_path: Path, monkey
         # Hours on a chart are the viewer's too; what the page was sent is UTC.
         await site.open("?range=today", charts=True)
         (trace, *_) = await site.traces("over-time")
-        assert trace["x"][0].endswith("T09:30:00")
+        assert trace["x"][0].endswith("T00:30:00"), "the range begins with the viewer's day"
+        assert "today, Asia/Tokyo" in await site.page.locator("main").inner_text()
+        assert "ranges in Asia/Tokyo" in await site.page.locator("footer").inner_text()
 
 
 async def test_it_can_be_read(answered: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

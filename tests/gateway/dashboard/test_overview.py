@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -121,6 +123,32 @@ async def test_by_the_hour(pages: Any) -> None:
         assert {line["hour_utc"] for line in told} == {
             datetime.fromtimestamp(each.at, UTC).strftime("%Y-%m-%dT%H:00Z") for each in today
         }
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York", "Pacific/Kiritimati"])
+async def test_by_the_day_of_the_viewer(pages: Any, made: Any, zone: str) -> None:
+    """Each request counts on the day that its viewer's calendar had, and none twice."""
+    now = time.time()
+    entries = [
+        made.entry(f"r{number}", at, [made.call(f"r{number}", 0, "answer", "teacher", 1_000 + number, at)])
+        for number, at in enumerate(now - 3_600 * hours for hours in range(1, 24 * 6, 5))
+    ]
+    async with pages(entries) as site:
+        site.http.cookies.set("gkt_zone", zone.replace("/", "%2F"))
+        told = {line["day"]: line for line in await site.rows("", range="7d", table="time")}
+        days = defaultdict(list)
+        for each in entries:
+            days[datetime.fromtimestamp(each.at, ZoneInfo(zone)).date().isoformat()].append(each)
+        assert {day: line["spent_usd"] for day, line in told.items()} == {
+            day: spent(of).plain for day, of in days.items()
+        }
+        assert {day: line["requests"] for day, line in told.items()} == {day: str(len(of)) for day, of in days.items()}
+        page = await site.get("", range="7d")
+        assert f"the last 7 days, {zone}" in page.text
+        assert f"Day ({zone})" in page.text
+        assert f"ranges in {zone}" in page.text
+        whole = await site.get("", range="all")
+        assert "Day (UTC)" in whole.text, "of years the ledger has the days of UTC"
 
 
 async def test_an_early_begin_costs_no_more_than_what_is_shown(pages: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.dashboard import words
 from gateway.dashboard.models import speed
-from gateway.dashboard.period import Period, address, buckets, moment, parse
+from gateway.dashboard.period import Period, address, buckets, known, moment, parse
 from gateway.dashboard.tables import Column, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest
@@ -88,6 +88,42 @@ def test_periods(said: dict[str, str], since: float | None, until: float | None,
     period = parse(said, NOW)
     assert (period.since, period.until, period.step) == (since, until, step)
     assert parse(period.fields, NOW) == period
+
+
+def test_days_are_the_viewers() -> None:
+    """At six in the morning in UTC it is three in the afternoon in Tokyo and one at night in New York."""
+    tokyo = parse({"range": "today", "zone": "Asia/Tokyo"}, NOW)
+    assert (tokyo.since, tokyo.title, tokyo.step) == (NOW - 15 * 3_600, "today, Asia/Tokyo", "hour")
+    york = parse({"from": "2026-11-01", "to": "2026-11-01", "zone": "America/New_York"}, NOW)
+    assert york.since is not None
+    assert york.until is not None
+    assert york.until - york.since == 25 * 3_600, "the clocks were changed"
+    assert york.step == "hour"
+    assert parse({**york.fields, "zone": york.zone}, NOW) == york
+
+
+@pytest.mark.parametrize(
+    ("said", "days"),
+    [
+        ({"range": "7d", "zone": "Asia/Tokyo"}, "Asia/Tokyo"),
+        ({"range": "30d", "zone": "Europe/Berlin"}, "Europe/Berlin"),
+        ({"from": "2026-11-20", "zone": "Asia/Tokyo"}, "Asia/Tokyo"),
+        ({"from": "2026-01-20", "zone": "Asia/Tokyo"}, "UTC"),  # more hours than a page adds up
+        ({"range": "all", "zone": "Asia/Tokyo"}, "UTC"),
+        ({"range": "7d", "zone": "Asia/Kolkata"}, "UTC"),  # its midnight is within an hour of UTC
+        ({"range": "7d"}, "UTC"),
+    ],
+)
+def test_whose_days_a_chart_has(said: dict[str, str], days: str) -> None:
+    assert parse(said, NOW).days(NOW) == days
+
+
+@pytest.mark.parametrize(
+    "zone", ["", "Nowhere/At_All", "../../etc/passwd", "/etc/passwd", "Europe", "x" * 5_000, "\0", "ä"]
+)
+def test_a_zone_that_there_is_not_is_utc(zone: str) -> None:
+    assert known(zone).key == "UTC"
+    assert parse({"range": "today", "zone": zone}, NOW) == parse({"range": "today"}, NOW)
 
 
 @pytest.mark.parametrize("said", [{"range": "x"}, {"from": "24.11.2026"}, {"from": "2026-11-25", "to": "2026-11-24"}])
