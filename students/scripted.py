@@ -107,6 +107,8 @@ class Scripted:
         except EngineError as failure:
             ended = True
             failure.engine = failure.engine or self.name
+            if getattr(failure, "deadline", None) in ("place", "connect"):
+                run.withdraw()  # it plays a server that was not reached
             raise
         finally:
             run.end()
