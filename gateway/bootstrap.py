@@ -28,7 +28,7 @@ from students.build import MissingKey, build
 from students.engine import Engine
 from students.guard import Guard
 from students.pool import Pool
-from students.spec import Hosted, PoolSpec, UpstreamSpec
+from students.spec import EngineSpec, Hosted, PoolSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from gateway.traces import Traces
@@ -173,13 +173,22 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
             raise ConfigError(f"upstream {name!r}: its stand-in {stand_in!r} cannot be built: {missing[stand_in]}")
         engine = built[stand_in or name]
         keyless = (stand_in or name) in bare
-        members = [config.upstreams[member] for member in spec.members] if isinstance(spec, PoolSpec) else [spec]
-        singles = [member for member in members if not isinstance(member, PoolSpec)]
-        longest, slowest = max(each.max_output for each in singles), max(each.max_seconds for each in singles)
+        longest, slowest = max(each.max_output for each in _singles(config, spec)), max_seconds(config, spec)
         asks = spec.asks if isinstance(spec, PoolSpec) else 1
-        seated[name] = Upstream(name, engine, spec.model, longest, slowest * asks, spec.seller, stand_in, keyless, asks)
+        seated[name] = Upstream(name, engine, spec.model, longest, slowest, spec.seller, stand_in, keyless, asks)
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
+
+
+def max_seconds(config: Config, spec: UpstreamSpec) -> float:
+    """The most seconds that a call to an upstream may take: of a pool, of all the members that it may ask."""
+    asks = spec.asks if isinstance(spec, PoolSpec) else 1
+    return max(each.max_seconds for each in _singles(config, spec)) * asks
+
+
+def _singles(config: Config, spec: UpstreamSpec) -> list[EngineSpec]:
+    members = [config.upstreams[member] for member in spec.members] if isinstance(spec, PoolSpec) else [spec]
+    return [member for member in members if not isinstance(member, PoolSpec)]
 
 
 def has_key(spec: UpstreamSpec, environ: Mapping[str, str]) -> bool:

@@ -101,8 +101,10 @@ def reprice(
     """Price settled calls again, by what the prices of now say of their moment, and write down the differences.
 
     Nothing is edited: corrections stand beside the entries, and savings include them and say how much they are. Doing
-    it twice adds nothing. A measured baseline follows its own bill; estimated baselines stay as they were.
+    it twice adds nothing. What the teacher alone would have cost follows the same prices; where it cannot be reckoned
+    again, the request is not compared any more.
     """
+    from gateway.bootstrap import max_seconds
     from gateway.ledger.reprice import reprice as priced
     from pricing.book import Price, PriceBook
 
@@ -116,13 +118,20 @@ def reprice(
         return book.price(model, provider=sellers[upstream], tier=tier, moment=moment, input_tokens=tokens)
 
     query = Query(moment("--from", since), moment("--to", until))
-    done = priced(settings.ledger.url, quote, query, time.time(), dry_run=dry_run)
+    longest = {name: max_seconds(settings, spec) for name, spec in settings.upstreams.items()}
+    done = priced(settings.ledger.url, quote, query, time.time(), longest=longest, dry_run=dry_run)
     corrected = "would be corrected" if dry_run else "corrected"
     typer.echo(f"{done.changed:,} of {done.requests:,} requests {corrected}, {done.calls:,} calls: {done.difference}")
-    if done.priced:
-        typer.echo(f"{done.priced:,} calls had no price and have one now")
-    if done.unknown:
-        typer.echo(f"{done.unknown:,} calls keep what was booked: there is no price for them any more")
+    for count, what in (
+        (done.priced, "calls had no price and have one now"),
+        (done.still, "calls still have no price"),
+        (done.unknown, "calls keep what was booked: there is no price for them any more"),
+        (done.baselines, "baselines follow"),
+        (done.lost, "of them are unknown now, and not compared: of what they were the price is not on record"),
+        (done.kept, "baselines keep what was booked: there is no price for them any more"),
+    ):
+        if count:
+            typer.echo(f"{count:,} {what}")
 
 
 @app.command("reconcile")

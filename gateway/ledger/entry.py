@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from gateway.cascade.kept import Kept
 from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
+from gateway.ledger.basis import Basis
 from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
 from pricing.live import Observed
@@ -33,7 +34,7 @@ class Entry:
     with that id, whose model, route, strategy and caller it has; see `shadow_id`. `guidance_cache` is the exchange's;
     `avoided` what its hit saved: the price of the call that was not made, None where there is no hit or no price.
     `shadow_drawn`: whether a shadow is to follow, None where that was not drawn. `drafts` are the answers that a
-    cascade had, or that its shadow had beside them.
+    cascade had, or that its shadow had beside them. `baseline_of` is what the baseline is the price of; None: unknown.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class Entry:
     avoided: Money | None = None
     shadow_drawn: bool | None = None
     drafts: Sequence[Kept] = ()
+    baseline_of: Basis | None = None
 
     @property
     def spent(self) -> Money | None:

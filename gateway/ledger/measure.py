@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Select, cast, exists, func, insert, select
 
 from gateway.ledger.entry import LengthKey
-from gateway.ledger.schema import MEASURES, calls, corrections, entries, measurements
-from gateway.ledger.tally import amounts, correction, method, tally
+from gateway.ledger.schema import calls, corrections, entries, measurements
+from gateway.ledger.standing import Reckoned, standing
+from gateway.ledger.tally import amounts, correction, moved, tally
 from pricing.length_ratio import Pairs
 
 Row = Mapping[Any, Any]
@@ -56,17 +57,18 @@ def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str
         "price": teacher["price"],
     }
     connection.execute(insert(measurements).values(measurement))
-    new = method(request, measurement)
-    if new == request["baseline_method"]:
-        return []
     earlier = select(corrections).where(corrections.c.request_id == request["request_id"])
     before = _rows(connection, earlier.order_by(corrections.c.number))
+    was = standing(request, None, Reckoned.of(request, None, before))
+    will = standing(request, measurement, Reckoned.of(request, measurement, before))
+    if was == will:
+        return []
     made = _of(connection, request["request_id"])
     booked = amounts(made, before)
-    was, will = tally(request, made, booked), tally(request, made, booked, measurement)
+    sums = [tally(request, made, booked, each) for each in (was, will)]
     at = shadow["at"] + (shadow["duration"] or 0.0)
-    moved = (request["baseline_method"], {name: -was[name] for name in MEASURES}), (new, will)
-    return [correction(request, number, at, *each) for number, each in enumerate(moved, len(before) + 1)]
+    moves = moved(was.method, sums[0], will.method, sums[1])
+    return [correction(request, number, at, *each) for number, each in enumerate(moves, len(before) + 1)]
 
 
 def lengths(connection: Connection, since: float) -> dict[LengthKey, Pairs]:

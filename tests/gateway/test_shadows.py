@@ -92,7 +92,7 @@ async def test_the_client_is_served_first_and_does_not_wait(house: Any) -> None:
         shadow = after.pop("shadow")
         assert after == {
             **{name: value for name, value in booked.items() if name != "shadow"},
-            "corrections": [{"made": each["made"], "calls": {}} for each in after["corrections"]],
+            "corrections": [{"made": each["made"], "calls": {}, "baseline": None} for each in after["corrections"]],
         }
         assert len(after["corrections"]) == 2
         assert (shadow["request_id"], shadow["shadow_of"]) == ("chatcmpl-1-shadow", "chatcmpl-1")
