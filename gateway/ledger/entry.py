@@ -116,6 +116,14 @@ class SavingsRow:
     shadows_unpriced: int = 0
 
     @property
+    def missed(self) -> Mapping[str, int]:
+        """Shadows that were drawn and measured nothing, by their outcome: `skipped` for want of room, `failed`, ...
+
+        They are no random part of what was drawn: busy hours skip, and what is hard to answer fails.
+        """
+        return {outcome: count for outcome, count in self.shadows.items() if outcome != "ok"}
+
+    @property
     def measurement(self) -> Money:
         """What measuring cost: a part of `spent`, and not of `compared_spent`."""
         return self.spent_by_stage.get("measurement", Money.ZERO)

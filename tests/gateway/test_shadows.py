@@ -266,7 +266,17 @@ async def test_more_than_there_is_room_for_are_skipped_and_counted(house: Any) -
         await home.ask(request_id="later")
         await home.gateway.idle()
         [row] = await home.gateway.ledger.savings()
-        assert (row.requests, row.shadows) == (shadows.AT_ONCE + 4, {"ok": shadows.AT_ONCE + 1})
+        assert (row.requests, row.shadows) == (shadows.AT_ONCE + 4, {"ok": shadows.AT_ONCE + 1, "skipped": 3})
+        assert row.missed == {"skipped": 3}
+        skipped = await home.entry(f"r{shadows.AT_ONCE + 2}")
+        assert (skipped["shadow"]["outcome"], skipped["shadow"]["calls"], skipped["shadow"]["spent"]) == (
+            "skipped",
+            [],
+            0,
+        )
+        assert (skipped["shadow"]["measured"], skipped["corrections"]) == (None, [])
+        with home.gateway.ledger.store.transaction() as connection:
+            assert rollup.differences(connection) == []
         told = home.gateway.metrics.text()[0].decode()
         assert 'gkt_shadows_total{outcome="skipped"} 3.0' in told
         assert f'gkt_shadows_total{{outcome="ok"}} {shadows.AT_ONCE + 1}.0' in told
