@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +17,8 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.keys.ring import Keyring
 from gateway.keys.store import KeyStore
+from gateway.ledger import aside
+from gateway.ledger.retention import Retention
 from gateway.ledger.sql import SqlLedger
 from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
@@ -78,6 +81,10 @@ async def open_gateway(
             spool_bytes=accounts.spool_bytes,
         )
         stack.push_async_callback(ledger.aclose)
+        if accounts.keep_days is not None or accounts.keep_texts_days is not None:
+            old = partial(aside.prune, accounts.url, accounts.spool)
+            kept = Retention(ledger.store, accounts.keep_days, accounts.keep_texts_days, old)
+            stack.push_async_callback(_ended, asyncio.create_task(kept.run()))
         ring = await Keyring.open(KeyStore(ledger.store))
         stack.push_async_callback(ring.aclose)
         agreed = config.shared
