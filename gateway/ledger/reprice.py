@@ -17,6 +17,7 @@ from sqlalchemy import Connection, exc, select
 from gateway.ledger import rollup
 from gateway.ledger.basis import Basis, Quote, Range, loads, tried
 from gateway.ledger.entry import Query
+from gateway.ledger.measure import answering
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.rows import RATES, USAGE, price_text
 from gateway.ledger.savings import wanted
@@ -149,24 +150,27 @@ def _corrections(
         return {name: list(group) for name, group in groupby(found, key=lambda row: row["request_id"])}
 
     there, measured = of(entries, names), of(measurements, names)
-    all_of_them = [*names, *(measurement["shadow_id"] for [measurement] in measured.values())]
-    made, earlier = (
-        of(calls, all_of_them, calls.c.started, calls.c.id),
-        of(corrections, all_of_them, corrections.c.number),
-    )
+    shadows = [str(measurement["shadow_id"]) for [measurement] in measured.values()]
+    of_all = [*names, *shadows]
+    made = of(calls, of_all, calls.c.started, calls.c.id)
+    earlier = of(corrections, of_all, corrections.c.number)
+    which = rollup.ids(connection.dialect.name, shadows)
+    of_shadows = select(entries.c.request_id, entries.c.drafts).where(rollup.named(connection.dialect.name, which))
+    drafts: dict[str, str | None] = {row.request_id: row.drafts for row in connection.execute(of_shadows)}
     for name in names:
         if name not in there:
             continue  # pruned meanwhile
         measurement = next(iter(measured.get(name, [])), None)
-        shadow = [] if measurement is None else made.get(measurement["shadow_id"], [])
         before = earlier.get(name, [])
-        of_shadow = (
-            None if measurement is None else _Costs.of(shadow, earlier.get(measurement["shadow_id"], []), prices)
-        )
+        alone: int | None = None
+        if measurement is not None:
+            shadow = str(measurement["shadow_id"])
+            paid = _Costs.of(made.get(shadow, []), earlier.get(shadow, []), prices)
+            alone = _measured(paid, drafts.get(shadow))
         costs = _Costs.of(made.get(name, []), before, prices)
         result.requests += 1
         costs.count(result)
-        found = _corrected(there[name][0], costs, before, measurement, of_shadow, prices, result)
+        found = _corrected(there[name][0], costs, before, measurement, alone, prices, result)
         if found is None:
             continue
         moves, told = found
@@ -221,13 +225,16 @@ def _corrected(
     costs: _Costs,
     before: Sequence[Row],
     measurement: Row | None,
-    of_shadow: _Costs | None,
+    alone: int | None,
     prices: Prices,
     result: Repriced,
 ) -> tuple[list[Move], str | None] | None:
-    """How the sums of a request change, and what its baseline amounts to from now on; None: they do not."""
+    """How the sums of a request change, and what its baseline amounts to from now on; None: they do not.
+
+    `alone` is what its measurement costs by these prices; None: unknown, or there is none.
+    """
     old = Reckoned.of(entry, measurement, before)
-    new = Reckoned(_own(entry, costs, old, prices, result), _measured(of_shadow))
+    new = Reckoned(_own(entry, costs, old, prices, result), alone)
     if not costs.changes and new == old:
         return None
     was, will = (standing(entry, measurement, each) for each in (old, new))
@@ -279,12 +286,7 @@ def _rates(text: str) -> list[Any]:
     return [told[name] for name in RATES]
 
 
-def _measured(of_shadow: _Costs | None) -> int | None:
+def _measured(of_shadow: _Costs, drafts: str | None) -> int | None:
     """What the teacher's own answer did cost, by these prices; None: there is none, or its calls are not there."""
-    if of_shadow is None:
-        return None
-    asked = [
-        call for call in of_shadow.calls if call["seat"] == "teacher" and not (call["is_open"] or call["is_bound"])
-    ]
-    paid = [of_shadow.new[call["id"]] for call in asked]
+    paid = [of_shadow.new[call["id"]] for call in answering(drafts, of_shadow.calls)]
     return None if not paid or None in paid else sum(each for each in paid if each is not None)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from gateway.cascade.kept import Kept
 from gateway.ledger import upkeep
 from gateway.ledger.basis import Basis, Quote, Unasked
 from gateway.ledger.entry import Entry, Query, SavingsRow
@@ -23,7 +24,7 @@ from gateway.ledger.sql import SqlLedger
 from pricing.baseline import calibrated, measured, same_length
 from pricing.bill import line
 from pricing.book import Price
-from pricing.length_ratio import LengthRatio
+from pricing.length_ratio import LengthRatio, Pairs
 from pricing.money import Money
 from pricing.usage import Usage
 from tests.contracts.shadowed import DEARER, NOON, SMALL, SOL, call, cost, reckoned, served, shadow
@@ -110,6 +111,29 @@ async def test_a_shadow_beyond_the_range_still_moves_its_requests_baseline(ledge
     await repriced(database, at(DEARER))
     [row] = await ledger.savings()
     assert (row.baseline_by_method, row.measurement) == ({"measured": cost(120, DEARER)}, cost(120, DEARER))
+
+
+async def test_of_a_cascades_shadow_the_teachers_whole_answer_alone_measures(ledger: SqlLedger, database: str) -> None:
+    """It may have asked the teacher for the first words of a rung as well, and students."""
+    request = served("r", **reckoned())
+    beside = shadow(request)
+    words = call("r-shadow", 1, "measurement", "teacher", 40, SOL)
+    student = call("r-shadow", 2, "measurement", "student", 90, SMALL)
+    alone = Kept(None, "teacher", 120, calls=(beside.calls[0].id,))
+    rung = Kept(0, "student", 130, guidance=40, calls=(words.id, student.id))
+    calls = [words, *beside.calls, student]
+    await ledger.settle(request)
+    await ledger.settle(replace(beside, calls=calls, drafts=[alone, rung], teacher_tokens=160))
+    other = served("q", **reckoned())
+    unasked = call("q-shadow", 1, "measurement", "teacher", 40, SOL)
+    await ledger.settle(other)
+    await ledger.settle(replace(shadow(other), calls=[unasked], drafts=[Kept(0, "student", 9, calls=(unasked.id,))]))
+    [row] = await ledger.savings()
+    assert row.baseline_by_method == {"measured": cost(120), "same_length": cost(80)}
+    assert await ledger.lengths(0.0) == {("gkt", "cut-off", "sol"): Pairs.of([(80, 120)])}
+    await repriced(database, at(DEARER))
+    [row] = await ledger.savings()
+    assert row.baseline_by_method == {"measured": cost(120, DEARER), "same_length": cost(80, DEARER)}
 
 
 async def test_a_shadow_that_had_no_price_measures_when_it_has_one(ledger: SqlLedger, database: str) -> None:

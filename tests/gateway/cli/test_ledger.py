@@ -92,6 +92,8 @@ def test_a_price_that_was_wrong_is_mended_by_corrections(asked: Path, write: Wri
     assert row() == before
     assert run(*span, "--config", dearer).stdout == would.replace("would be corrected", "corrected")
     after = row()
+    assert after["baseline"]["nano_usd"] == 2 * before["baseline"]["nano_usd"], "both of its prices were doubled"
+    assert after["saved"]["nano_usd"] == after["baseline"]["nano_usd"] - after["compared_spent"]["nano_usd"]
     more = after["spent"]["nano_usd"] - before["spent"]["nano_usd"]
     assert after["corrected"]["nano_usd"] == more == before["spent_by_stage"]["guidance"]["nano_usd"]
     assert run(*span, "--config", dearer).stdout == "0 of 3 requests corrected, 0 calls: $0\n"
