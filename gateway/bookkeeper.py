@@ -14,6 +14,7 @@ from gateway.cascade.signals import Draft
 from gateway.chat import Call, Climb, Exchange
 from gateway.config import GUIDED, BaselineConfig
 from gateway.drafts import kept
+from gateway.ledger.basis import Basis, Unasked
 from gateway.ledger.entry import Entry
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream, tier_asked
@@ -66,6 +67,7 @@ class Bookkeeper:
         if exchange.visible is None:
             exchange.visible = self._seen(exchange)
         visible, guidance = exchange.visible, exchange.guidance
+        baseline, basis = self._baseline(exchange, visible)
         return Entry(
             request_id=chat.id,
             at=exchange.started,
@@ -77,7 +79,8 @@ class Bookkeeper:
             outcome=exchange.outcome,
             stream=chat.stream,
             calls=tuple(exchange.calls),
-            baseline=self._baseline(exchange, visible),
+            baseline=baseline,
+            baseline_of=basis,
             teacher=plan.teacher,
             student=plan.student,
             error=exchange.error,
@@ -154,17 +157,17 @@ class Bookkeeper:
         added = self._prompts[name].tokens if name is not None and first.stage == "guidance" else 0
         return known - added if known > added else known
 
-    def _baseline(self, exchange: Exchange, visible: Usage) -> Baseline | None:
-        """What the teacher alone would have cost; None where there is no teacher to compare with, or it is the shadow.
+    def _baseline(self, exchange: Exchange, visible: Usage) -> tuple[Baseline | None, Basis | None]:
+        """What the teacher alone would have cost, and what that is the price of.
 
-        Where the teacher did give the whole answer, that is measured. A request that delivered nothing has a
-        baseline of nothing: whatever it cost is a loss.
+        None where there is no teacher to compare with, or it is the shadow. Where the teacher did give the whole
+        answer, that is measured. A request that delivered nothing has a baseline of nothing: what it cost is a loss.
         """
         plan, chat, guidance = exchange.plan, exchange.chat, exchange.guidance
         # Words that were kept are a call's all the same: it tells what the teacher takes for them.
         calls = [*_made_needless(exchange), *exchange.calls]
         if plan.teacher is None or exchange.shadow_of is not None:
-            return None
+            return None, None
         first = (
             next((call for call in calls if call.seat == "teacher"), None)
             if exchange.climbs
@@ -184,9 +187,9 @@ class Bookkeeper:
             amounts = [call.line.amount.nano if call.line and call.line.amount is not None else None for call in calls]
             spent = _sum(amounts)
             outputs = _sum(call.usage.output if call.usage else None for call in calls)
-            return measured(None if spent is None else Money(spent), outputs)
+            return measured(None if spent is None else Money(spent), outputs), Basis.bill(calls, exchange.recalled)
         if not visible.output and exchange.outcome != "ok":
-            return Baseline("same_length", Money.ZERO, Money.ZERO, Money.ZERO, 0)
+            return Baseline("same_length", Money.ZERO, Money.ZERO, Money.ZERO, 0), Basis()
         teacher = self._upstreams[plan.teacher]
         call = first if first is not None and first.seat == "teacher" else None
         asked = call.usage if call else None
@@ -213,11 +216,17 @@ class Bookkeeper:
                 return calibrated(price, ratio=ratio, **shown)
             return same_length(price, ratio_low=low, ratio_high=high, **shown)
 
-        if exchange.recalled is None:
-            return found(shown)
-        # Nobody knows how much of a prompt that it had been sent before the teacher would have read from its own cache.
-        all_cached = found({**shown, "cached": visible.input, "cache_write": None})
-        return replace(found(shown), low=all_cached.low)
+        baseline = found(shown)
+        if exchange.recalled is not None:
+            # Nobody knows how much of a prompt that it had been sent before the teacher would have read from its cache.
+            all_cached = found({**shown, "cached": visible.input, "cache_write": None})
+            baseline = replace(baseline, low=all_cached.low)
+            if baseline.usages is not None and all_cached.usages is not None:
+                baseline = replace(baseline, usages=(all_cached.usages[0], *baseline.usages[1:]))
+        if baseline.usages is None:
+            return baseline, None
+        tiers = (tier,) if tier == said else (tier, said)
+        return baseline, Basis((), Unasked(model, tiers, exchange.started, baseline.usages))
 
 
 class _Shown(TypedDict):

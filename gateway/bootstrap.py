@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +17,8 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.keys.ring import Keyring
 from gateway.keys.store import KeyStore
+from gateway.ledger import aside
+from gateway.ledger.retention import Retention
 from gateway.ledger.sql import SqlLedger
 from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
@@ -30,7 +33,7 @@ from students.build import MissingKey, build
 from students.engine import Engine
 from students.guard import Guard
 from students.pool import Pool
-from students.spec import Hosted, PoolSpec, UpstreamSpec
+from students.spec import EngineSpec, Hosted, PoolSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from gateway.traces import Traces
@@ -80,6 +83,10 @@ async def open_gateway(
             spool_bytes=accounts.spool_bytes,
         )
         stack.push_async_callback(ledger.aclose)
+        if accounts.keep_days is not None or accounts.keep_texts_days is not None:
+            old = partial(aside.prune, accounts.url, accounts.spool)
+            kept = Retention(ledger.store, accounts.keep_days, accounts.keep_texts_days, old)
+            stack.push_async_callback(_ended, asyncio.create_task(kept.run()))
         ring = await Keyring.open(KeyStore(ledger.store))
         stack.push_async_callback(ring.aclose)
         agreed = config.shared
@@ -178,16 +185,23 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
             raise ConfigError(f"upstream {name!r}: its stand-in {stand_in!r} cannot be built: {missing[stand_in]}")
         engine = built[stand_in or name]
         keyless = (stand_in or name) in bare
-        members = [config.upstreams[member] for member in spec.members] if isinstance(spec, PoolSpec) else [spec]
-        singles = [member for member in members if not isinstance(member, PoolSpec)]
-        longest, slowest = max(each.max_output for each in singles), max(each.max_seconds for each in singles)
+        longest, slowest = max(each.max_output for each in _singles(config, spec)), max_seconds(config, spec)
         asks = spec.asks if isinstance(spec, PoolSpec) else 1
         of = spec.members if isinstance(spec, PoolSpec) else ()
-        seated[name] = Upstream(
-            name, engine, spec.model, longest, slowest * asks, spec.seller, stand_in, keyless, asks, of
-        )
+        seated[name] = Upstream(name, engine, spec.model, longest, slowest, spec.seller, stand_in, keyless, asks, of)
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
+
+
+def max_seconds(config: Config, spec: UpstreamSpec) -> float:
+    """The most seconds that a call to an upstream may take: of a pool, of all the members that it may ask."""
+    asks = spec.asks if isinstance(spec, PoolSpec) else 1
+    return max(each.max_seconds for each in _singles(config, spec)) * asks
+
+
+def _singles(config: Config, spec: UpstreamSpec) -> list[EngineSpec]:
+    members = [config.upstreams[member] for member in spec.members] if isinstance(spec, PoolSpec) else [spec]
+    return [member for member in members if not isinstance(member, PoolSpec)]
 
 
 def has_key(spec: UpstreamSpec, environ: Mapping[str, str]) -> bool:

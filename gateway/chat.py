@@ -33,7 +33,8 @@ Need = Unguidable | Literal["samples", "logprobs"]
 Arm = Literal["policy", "holdout"]
 """What was drawn for a chat: to be answered by its route's strategy, or by the teacher alone."""
 
-Outcome = Literal["ok", "failed", "abandoned", "recovered"]
+Outcome = Literal["ok", "failed", "abandoned", "recovered", "skipped"]
+"""`skipped`: a shadow that was drawn and not made, for want of room; never a client's request."""
 """How a request ended: answered; answered with an error; the client left; or settled after the process died."""
 
 

@@ -84,6 +84,17 @@ class LedgerConfig(Strict):
     spool_bytes: int = Field(
         256 * 2**20, ge=0, description="The most that may wait there; then new calls are answered 503. 0: nothing does."
     )
+    keep_days: int | None = Field(
+        None,
+        ge=1,
+        description="Entries and their calls are removed when they are older; their sums stay. Without it: never.",
+    )
+    keep_texts_days: int | None = Field(
+        None,
+        ge=1,
+        description="Prompts and answers are removed when they are older, and files that were kept aside beside the "
+        "spool. Without it: with their entries.",
+    )
 
     @field_validator("url")
     @classmethod

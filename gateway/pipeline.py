@@ -259,8 +259,14 @@ class Gateway:
 
     def _begin_shadow(self, exchange: Exchange) -> None:
         if not self.shadows.begin(lambda: self._measure(exchange)):
-            self.metrics.shadow("skipped")
-            log.info("shadow skipped", request_id=exchange.chat.id)
+            self.shadows.note(lambda: self._skip(exchange))
+
+    async def _skip(self, exchange: Exchange) -> None:
+        """Put on record that a shadow was drawn and not made: that many were is no chance, but a busy hour."""
+        skipped = shadows.shadow(exchange)
+        skipped.outcome = "skipped"
+        rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
+        await self._settle(skipped, rules.books, NOTHING)
 
     async def _measure(self, exchange: Exchange) -> None:
         """Let the teacher alone answer a chat that is served, and the students of a cascade that were not asked.

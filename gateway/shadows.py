@@ -20,7 +20,7 @@ from gateway.ledger.entry import Ledger, shadow_id
 from gateway.strategies.rest import beside, unclimbed
 
 AT_ONCE = 8
-"""Shadows under way at once; what comes on top is skipped and counted: measuring must not crowd out answering."""
+"""Shadows under way at once; what comes on top is skipped and put on record: measuring must not crowd out answering."""
 
 
 def wanted(exchange: Exchange) -> bool:
@@ -82,10 +82,11 @@ async def compare(exchange: Exchange, shadow: Exchange, kind: Kind | None, ledge
 
 
 class Shadows:
-    """The shadows under way: at most `AT_ONCE`, none after `close`."""
+    """The shadows under way: at most `AT_ONCE`, none after `close`; and what is put on record of others."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._notes: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -95,11 +96,12 @@ class Shadows:
         """Run a shadow beside everything else; False: there is no room, and it is not run."""
         if self._closed or len(self._tasks) >= AT_ONCE:
             return False
-        # A context of its own: the request's ends with it, and a span of the request must not outlive it.
-        task = asyncio.create_task(run(), context=contextvars.Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        _start(run, self._tasks)
         return True
+
+    def note(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what puts one that was skipped on record: it asks nobody, needs no room, and `close` leaves it alone."""
+        _start(run, self._notes)
 
     def close(self) -> None:
         """Stop those under way, which are then settled as abandoned; `idle` waits for that."""
@@ -108,6 +110,13 @@ class Shadows:
             task.cancel()
 
     async def idle(self) -> None:
-        """Returns when none is under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Returns when none is under way, and all that were skipped are on record."""
+        while self._tasks or self._notes:
+            await asyncio.wait(self._tasks | self._notes)
+
+
+def _start(run: Callable[[], Coroutine[Any, Any, None]], among: set[asyncio.Task[None]]) -> None:
+    # A context of its own: the request's ends with it, and a span of the request must not outlive it.
+    task = asyncio.create_task(run(), context=contextvars.Context())
+    among.add(task)
+    task.add_done_callback(among.discard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor
@@ -14,6 +14,8 @@ from pricing.price import Price
 from pricing.usage import Usage
 
 Method = Literal["measured", "calibrated", "same_length"]
+Usages = tuple[Usage, Usage, Usage]
+"""Behind the low, the likely and the high amount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Baseline:
 
     `method` is always shown beside the number: `measured` (the teacher did answer all of it), `calibrated` (from
     measured length ratios), `same_length` (the teacher is taken to write as many tokens as were shown).
-    `output_tokens` is the teacher output behind `likely`: the paper's own measure compares those alone.
+    `output_tokens` is the teacher output behind `likely`: the paper's own measure compares those alone. `usages` is
+    what the amounts are the price of, so that another price can be put to it; None: nothing was reckoned, or unknown.
     """
 
     method: Method
@@ -30,6 +33,7 @@ class Baseline:
     likely: Money | None
     high: Money | None
     output_tokens: int | None = None
+    usages: Usages | None = field(default=None, compare=False)
 
 
 def measured(amount: Money | None, output_tokens: int | None) -> Baseline:
@@ -64,15 +68,13 @@ def same_length(
     def capped(tokens: int) -> int:
         return tokens if max_tokens is None else min(tokens, max_tokens)
 
-    def cost(output: int) -> Money | None:
-        return price.cost(Usage(input_tokens, output, cached, cache_write)) if price else None
-
     over, under = _exact(ratio_low)
     low = capped(output_tokens * over // under)
     likely = capped(output_tokens)
     over, under = _exact(ratio_high)
     high = capped(-(-output_tokens * over // under))
-    return Baseline("same_length", cost(low), cost(likely), cost(high), likely)
+    low_usage, usage, high_usage = (Usage(input_tokens, each, cached, cache_write) for each in (low, likely, high))
+    return _priced("same_length", price, (low_usage, usage, high_usage))
 
 
 def calibrated(
@@ -96,11 +98,13 @@ def calibrated(
     likely = (2 * output_tokens * ratio.teacher + ratio.shown) // (2 * ratio.shown)
     ends = (min(likely, floor(output_tokens * ratio.low)), likely, max(likely, ceil(output_tokens * ratio.high)))
     low, likely, high = (tokens if max_tokens is None else min(tokens, max_tokens) for tokens in ends)
+    low_usage, usage, high_usage = (Usage(input_tokens, each, cached, cache_write) for each in (low, likely, high))
+    return _priced("calibrated", price, (low_usage, usage, high_usage))
 
-    def cost(output: int) -> Money | None:
-        return price.cost(Usage(input_tokens, output, cached, cache_write)) if price else None
 
-    return Baseline("calibrated", cost(low), cost(likely), cost(high), likely)
+def _priced(method: Method, price: Price | None, usages: Usages) -> Baseline:
+    low, likely, high = (price.cost(usage) if price else None for usage in usages)
+    return Baseline(method, low, likely, high, usages[1].output, usages)
 
 
 @lru_cache(maxsize=64)

@@ -114,7 +114,8 @@ async def tradeoff(query: Annotated[TradeoffQuery, fastapi.Query()], gateway: AG
 def savings_row(row: SavingsRow) -> dict[str, Any]:
     """A row of sums as plain data."""
     plain = {each.name: _plain(getattr(row, each.name)) for each in fields(row)}
-    return plain | {"saved_after_measurement": _plain(row.saved_after_measurement)}
+    missed = {"shadows_missed": sum(row.missed.values())}
+    return plain | missed | {"saved_after_measurement": _plain(row.saved_after_measurement)}
 
 
 def amount(money: Money) -> dict[str, Any]:

@@ -54,20 +54,62 @@ def prune(
     before: Annotated[str | None, typer.Option(metavar="DATE", help="Everything before this day (UTC).")] = None,
     older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Everything older: 90d, 12w.")] = None,
     texts: Annotated[bool, typer.Option("--texts", help="Remove the texts of prompts and answers.")] = False,
-    entries: Annotated[bool, typer.Option("--entries", help="Remove whole entries with their calls.")] = False,
+    entries: Annotated[
+        bool, typer.Option("--entries", help="Remove whole entries with all that belongs to them.")
+    ] = False,
+    kept_aside: Annotated[
+        bool, typer.Option("--aside", help="Remove files of what was refused or damaged, beside the spool.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Remove old texts, or old entries; their sums stay.
+    """Remove old texts, old entries, or old files of what was kept aside; sums stay.
 
-    A day (UTC) is removed as a whole or not at all. `gkt savings` goes on counting what was removed.
+    A day (UTC) is removed as a whole or not at all. `gkt savings` goes on counting what was removed. What was kept
+    aside was never counted: try `gkt ledger replay` first.
     """
     from gateway.ledger import upkeep
 
-    if texts == entries:
-        raise typer.BadParameter("say either --texts or --entries")
+    if (texts, entries, kept_aside).count(True) != 1:
+        raise typer.BadParameter("say one of --texts, --entries and --aside")
     limit = _limit(before, older_than)
+    if kept_aside:
+        from gateway.ledger import aside
+
+        accounts = Config.load(config).ledger
+        typer.echo(
+            f"removed {aside.prune(accounts.url, accounts.spool, limit):,} files from before {upkeep.day(limit)}"
+        )
+        return
     start, removed = upkeep.prune(Config.load(config).ledger.url, limit, "texts" if texts else "entries")
     typer.echo(f"removed {removed:,} {'texts' if texts else 'entries'} from before {upkeep.day(start)}")
+
+
+@app.command("replay")
+def replay(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="refused-... or damaged-...; all that there are.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Try again to write what was kept aside beside the spool: refused by the database, or damaged.
+
+    What is on record already counts once. A file goes when all of it is written, else it keeps the rest: what is
+    refused again, what cannot be read, and what is from days that were pruned since, which may have been counted and
+    pruned already. Exit status 1 when something is left.
+    """
+    from gateway.ledger import aside
+
+    accounts = Config.load(config).ledger
+    done = aside.Replayed()
+    for file in files or aside.kept(accounts.url, accounts.spool):
+        done.add(aside.replay(accounts.url, file))
+    told = f"{done.written:,} records are on record now"
+    if done.left:
+        raise Trouble(
+            f"{told}; kept aside: {done.refused:,} refused again, {done.late:,} of pruned days, "
+            f"{done.unreadable:,} unreadable"
+        )
+    typer.echo(told)
 
 
 @app.command("export")
@@ -101,8 +143,10 @@ def reprice(
     """Price settled calls again, by what the prices of now say of their moment, and write down the differences.
 
     Nothing is edited: corrections stand beside the entries, and savings include them and say how much they are. Doing
-    it twice adds nothing. A measured baseline follows its own bill; estimated baselines stay as they were.
+    it twice adds nothing. What the teacher alone would have cost follows the same prices; where it cannot be reckoned
+    again, the request is not compared any more.
     """
+    from gateway.bootstrap import max_seconds
     from gateway.ledger.reprice import reprice as priced
     from pricing.book import Price, PriceBook
 
@@ -116,13 +160,20 @@ def reprice(
         return book.price(model, provider=sellers[upstream], tier=tier, moment=moment, input_tokens=tokens)
 
     query = Query(moment("--from", since), moment("--to", until))
-    done = priced(settings.ledger.url, quote, query, time.time(), dry_run=dry_run)
+    longest = {name: max_seconds(settings, spec) for name, spec in settings.upstreams.items()}
+    done = priced(settings.ledger.url, quote, query, time.time(), longest=longest, dry_run=dry_run)
     corrected = "would be corrected" if dry_run else "corrected"
     typer.echo(f"{done.changed:,} of {done.requests:,} requests {corrected}, {done.calls:,} calls: {done.difference}")
-    if done.priced:
-        typer.echo(f"{done.priced:,} calls had no price and have one now")
-    if done.unknown:
-        typer.echo(f"{done.unknown:,} calls keep what was booked: there is no price for them any more")
+    for count, what in (
+        (done.priced, "calls had no price and have one now"),
+        (done.still, "calls still have no price"),
+        (done.unknown, "calls keep what was booked: there is no price for them any more"),
+        (done.baselines, "baselines follow"),
+        (done.lost, "of them are unknown now, and not compared: of what they were the price is not on record"),
+        (done.kept, "baselines keep what was booked: there is no price for them any more"),
+    ):
+        if count:
+            typer.echo(f"{count:,} {what}")
 
 
 @app.command("reconcile")

@@ -48,3 +48,4 @@ app.command("prices")(prices.prices)
 app.add_typer(keys.app, name="keys")
 app.command("config")(effective.show)
 app.add_typer(ledger.app, name="ledger")
+app.command("reconcile")(ledger.reconcile)  # as `gkt ledger reconcile`

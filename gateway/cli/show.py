@@ -219,7 +219,7 @@ def _sums(row: SavingsRow) -> Iterator[tuple[str, str, str]]:
         compared += f"; {_known(row.baseline_low)} to {_known(row.baseline_high)}"
     yield "the teacher alone", _known(row.baseline), compared
     for method, amount in row.baseline_by_method.items():
-        yield f"  {method}", str(amount), ""
+        yield f"  {method}", str(amount), _missed(row) if method == "measured" else ""
     yield "saved", _known(row.saved), "the teacher alone, less what the compared requests cost"
     if row.shadows:
         yield "  after measurement", _known(row.saved_after_measurement), "saved, less what measuring it cost"
@@ -241,6 +241,12 @@ def _shadows(row: SavingsRow) -> str:
     told = ", ".join(f"{count:,} {outcome}" for outcome, count in row.shadows.items())
     unpriced = f"; {row.shadows_unpriced:,} without a price" if row.shadows_unpriced else ""
     return f"shadows: {told}{unpriced}"
+
+
+def _missed(row: SavingsRow) -> str:
+    """How many shadows were drawn and measured nothing; these are no random part of what was drawn."""
+    told = ", ".join(f"{count:,} {outcome}" for outcome, count in row.missed.items())
+    return f"shadows that measured nothing, and not by chance: {told}" if told else ""
 
 
 def groups(out: Console, rows: list[SavingsRow], by: str) -> None:

@@ -28,7 +28,8 @@ OFFERED = 200
 """Names that a filter offers to choose from; others can be typed."""
 
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
-OUTCOMES: tuple[str, ...] = get_args(Outcome)
+OUTCOMES: tuple[str, ...] = tuple(each for each in get_args(Outcome) if each != "skipped")
+"""Of requests: only a shadow is skipped."""
 
 LISTED = (
     Column("at", "Time", "moment"),

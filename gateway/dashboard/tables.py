@@ -100,6 +100,7 @@ SUMS = (
     Column("corrected_usd", "Corrections", "money"),
     Column("shadows", "Measurements", "count"),
     Column("shadows_unpriced", "Measurements, unpriced", "count"),
+    Column("shadows_missed", "Measurements, skipped or failed", "count"),
 )
 """All that a row of savings says."""
 
@@ -110,6 +111,11 @@ BRIEF = ("requests", "spent_usd", "teacher_alone_usd", "saved_usd", "saved_share
 def saved_share(row: SavingsRow) -> float | None:
     """What part of the baseline was saved; None when nothing can be compared. Negative: it cost more."""
     return None if row.share is None else 1 - row.share
+
+
+def made(row: SavingsRow) -> int:
+    """The measurements that were made, whatever came of them."""
+    return sum(row.shadows.values()) - row.shadows.get("skipped", 0)
 
 
 def sums(row: SavingsRow) -> list[Any]:
@@ -125,8 +131,9 @@ def sums(row: SavingsRow) -> list[Any]:
         row.notional,
         row.bound,
         row.corrected,
-        sum(row.shadows.values()),
+        made(row),
         row.shadows_unpriced,
+        sum(row.missed.values()),
     ]
     return [row.requests, row.spent, *stages, *compared, *baseline, *saved, *rest]
 

@@ -10,7 +10,7 @@ from gateway.dashboard import frontier
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, parse
 from gateway.dashboard.requests import behind
-from gateway.dashboard.tables import Column, Table
+from gateway.dashboard.tables import Column, Table, made
 from gateway.ledger.entry import Query, SavingsRow
 from gateway.ledger.scores import MOST
 from gateway.pipeline import Gateway
@@ -66,5 +66,5 @@ def _line(row: SavingsRow) -> list[object]:
     least, most = (spent / baseline.nano if baseline else None for baseline in (row.baseline_high, row.baseline_low))
     methods = ", ".join(row.baseline_by_method)
     shares = [row.share, least, most, row.output_token_share]
-    measured = [sum(row.shadows.values()), row.spent_by_stage["measurement"]]
+    measured = [made(row), row.spent_by_stage["measurement"]]
     return [row.group, row.requests, row.compared, *shares, methods, *measured]

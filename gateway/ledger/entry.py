@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from gateway.cascade.kept import Kept
 from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
+from gateway.ledger.basis import Basis
 from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
 from pricing.live import Observed
@@ -33,7 +34,7 @@ class Entry:
     with that id, whose model, route, strategy and caller it has; see `shadow_id`. `guidance_cache` is the exchange's;
     `avoided` what its hit saved: the price of the call that was not made, None where there is no hit or no price.
     `shadow_drawn`: whether a shadow is to follow, None where that was not drawn. `drafts` are the answers that a
-    cascade had, or that its shadow had beside them.
+    cascade had, or that its shadow had beside them. `baseline_of` is what the baseline is the price of; None: unknown.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class Entry:
     avoided: Money | None = None
     shadow_drawn: bool | None = None
     drafts: Sequence[Kept] = ()
+    baseline_of: Basis | None = None
 
     @property
     def spent(self) -> Money | None:
@@ -112,6 +114,14 @@ class SavingsRow:
     """How much of `spent` are corrections: by later prices, not by what was booked at the time. May be negative."""
     shadows: Mapping[str, int] = field(default_factory=dict)
     shadows_unpriced: int = 0
+
+    @property
+    def missed(self) -> Mapping[str, int]:
+        """Shadows that were drawn and measured nothing, by their outcome: `skipped` for want of room, `failed`, ...
+
+        They are no random part of what was drawn: busy hours skip, and what is hard to answer fails.
+        """
+        return {outcome: count for outcome, count in self.shadows.items() if outcome != "ok"}
 
     @property
     def measurement(self) -> Money:

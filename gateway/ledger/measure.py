@@ -11,9 +11,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, cast, exists, func, insert, select
 
+from gateway.cascade import kept
 from gateway.ledger.entry import LengthKey
-from gateway.ledger.schema import MEASURES, calls, corrections, entries, measurements
-from gateway.ledger.tally import amounts, correction, method, tally
+from gateway.ledger.schema import calls, corrections, entries, measurements
+from gateway.ledger.standing import Reckoned, standing
+from gateway.ledger.tally import amounts, correction, moved, tally
 from pricing.length_ratio import Pairs
 
 Row = Mapping[Any, Any]
@@ -37,11 +39,10 @@ def measure(connection: Connection, shadow_ids: Sequence[str]) -> list[dict[str,
 
 
 def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str, Any]]:
-    # A cascade's shadow may have asked students too, or them alone.
-    asked = [call for call in _of(connection, shadow["request_id"]) if call["seat"] == "teacher"]
+    asked = answering(shadow["drafts"], _of(connection, shadow["request_id"]))
     if not asked:
         return []
-    teacher, costs = asked[0], [call["amount"] for call in asked]
+    teacher, costs, outputs = asked[0], [call["amount"] for call in asked], [call["output"] for call in asked]
     measurement = {
         "request_id": request["request_id"],
         "shadow_id": shadow["request_id"],
@@ -51,22 +52,35 @@ def _measure(connection: Connection, request: Row, shadow: Row) -> list[dict[str
         "shown_input": request["visible_input"],
         "shown_output": request["visible_output"],
         "teacher_input": shadow["visible_input"],
-        "teacher_output": shadow["teacher_tokens"],
+        "teacher_output": None if None in outputs else sum(outputs),
         "cost": None if None in costs else sum(costs),
         "price": teacher["price"],
     }
     connection.execute(insert(measurements).values(measurement))
-    new = method(request, measurement)
-    if new == request["baseline_method"]:
-        return []
     earlier = select(corrections).where(corrections.c.request_id == request["request_id"])
     before = _rows(connection, earlier.order_by(corrections.c.number))
+    was = standing(request, None, Reckoned.of(request, None, before))
+    will = standing(request, measurement, Reckoned.of(request, measurement, before))
+    if was == will:
+        return []
     made = _of(connection, request["request_id"])
     booked = amounts(made, before)
-    was, will = tally(request, made, booked), tally(request, made, booked, measurement)
+    sums = [tally(request, made, booked, each) for each in (was, will)]
     at = shadow["at"] + (shadow["duration"] or 0.0)
-    moved = (request["baseline_method"], {name: -was[name] for name in MEASURES}), (new, will)
-    return [correction(request, number, at, *each) for number, each in enumerate(moved, len(before) + 1)]
+    moves = moved(was.method, sums[0], will.method, sums[1])
+    return [correction(request, number, at, *each) for number, each in enumerate(moves, len(before) + 1)]
+
+
+def answering(drafts: str | None, made: Sequence[Row]) -> list[Row]:
+    """Of the calls of a shadow, those by which the teacher alone answered; `drafts` are the shadow's.
+
+    A cascade's shadow may ask students too, or them alone, and the teacher for the first words of a rung.
+    """
+    teachers = [call for call in made if call["seat"] == "teacher" and not (call["is_open"] or call["is_bound"])]
+    if drafts is None:
+        return teachers
+    whole = {call for each in kept.loads(drafts) if each.place is None for call in each.calls}
+    return [call for call in teachers if call["id"] in whole]
 
 
 def lengths(connection: Connection, since: float) -> dict[LengthKey, Pairs]:

@@ -20,7 +20,8 @@ from gateway.ledger import rollup
 from gateway.ledger.entry import SHADOW
 from gateway.ledger.rows import STAGES, day_of
 from gateway.ledger.schema import MEASURES, calls, corrections, entries, is_open, measurements, runs
-from gateway.ledger.tally import amounts, correction, method, tally
+from gateway.ledger.standing import Reckoned, standing
+from gateway.ledger.tally import amounts, correction, tally
 
 Row = Mapping[Any, Any]
 
@@ -225,10 +226,11 @@ def _corrected(connection: Connection, old: Row, forgotten: Set[str], now: float
     made = of(calls)
     known = [call for call in made if call["id"] not in forgotten]
     booked = _difference(tally(entry, made, amounts(made, [])), tally(old, known, amounts(known, [])))
+    by_now = standing(entry, measurement, Reckoned.of(entry, measurement, before))
     stands = _difference(
-        tally(entry, made, amounts(made, before), measurement), tally(old, known, amounts(known, before), measurement)
+        tally(entry, made, amounts(made, before), by_now), tally(old, known, amounts(known, before), by_now)
     )
-    first, now_is = entry["baseline_method"], method(entry, measurement)
+    first, now_is = entry["baseline_method"], by_now.method
     if first == now_is:
         moved = [(first, _difference(stands, booked))]
     else:

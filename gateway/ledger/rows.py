@@ -218,6 +218,7 @@ def _entry_row(entry: Entry, *, text: bool) -> Row:
             if base
             else (None, None, None, None, None)
         ),
+        entry.baseline_of.dumps() if entry.baseline_of else None,
         kept.dumps(entry.drafts) if entry.drafts else None,
         orjson.dumps(entry.text, default=str).decode() if text and entry.text is not None else None,
     )
@@ -242,6 +243,7 @@ def entry_data(row: Mapping[Any, Any]) -> dict[str, Any]:
     baseline = {name: entry.pop(f"baseline_{name}") for name in ("method", "low", "likely", "high", "tokens")}
     baseline["output_tokens"] = baseline.pop("tokens")
     entry["baseline"] = None if baseline["method"] is None else baseline
+    entry["baseline_of"] = None if entry["baseline_of"] is None else orjson.loads(entry["baseline_of"])
     entry["drafts"] = [] if entry["drafts"] is None else orjson.loads(entry["drafts"])
     entry["text"] = None if entry["text"] is None else orjson.loads(entry["text"])
     return entry

@@ -140,6 +140,7 @@ entries = Table(
     Column("baseline_likely", BigInteger),
     Column("baseline_high", BigInteger),
     Column("baseline_tokens", BigInteger),
+    Column("baseline_of", Text),  # JSON: what the baseline is the price of, see `basis`; NULL: that was not kept
     Column("drafts", Text),  # JSON: the answers that a cascade had, without their words; see `gateway.cascade.kept`
     Column("text", Text),  # JSON, only where storing text was switched on
 )
@@ -224,6 +225,7 @@ corrections = Table(
     *(Column(name, Text, nullable=False) for name in GROUPED),
     Column("baseline_method", Text),
     Column("calls", Text, nullable=False),  # JSON: by the call's id the amount before and after, and the price used
+    Column("baseline", Text),  # JSON: the amounts that the baseline has from now on, see `standing`; NULL: as before
     *_measures(),
 )
 """What later prices and measurements change about settled requests: by how much each measure differs.

@@ -42,7 +42,7 @@ INTENT = 1_024
 
 Item = Intent | Settlement
 
-_COLUMNS = [[str(name) for name in names] for names in (INTENDED, calls.columns.keys(), entries.columns.keys())]
+COLUMNS = [[str(name) for name in names] for names in (INTENDED, calls.columns.keys(), entries.columns.keys())]
 
 _ABSENT = {"measurement_spent": 0}
 """What an older version has not written, where that is not NULL."""
@@ -54,7 +54,7 @@ class Spool:
     def __init__(self, path: Path, file: int) -> None:
         self.path = path
         self._file = file
-        self._columns = _COLUMNS
+        self._columns = COLUMNS
         self._at = self.size = os.fstat(file).st_size
         self._kept = 0  # damage before this was put aside already
 
@@ -69,7 +69,7 @@ class Spool:
                 break
             os.close(file)  # another process adopted it before it was locked, found it empty and removed it
         made = cls(path, file)
-        made._at = made.size = made._write([msgspec.msgpack.encode(_COLUMNS)])
+        made._at = made.size = made._write([msgspec.msgpack.encode(COLUMNS)])
         _sync_folder(folder)
         return made
 
@@ -104,12 +104,12 @@ class Spool:
         if at >= self.size:
             return items, at
         with mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ) as data:
-            for start, end, payload in _frames(data, at):
+            for start, end, payload in frames(data, at):
                 try:
                     if start == 0 and payload is not None:
                         self._columns = msgspec.msgpack.decode(payload)
                     else:
-                        items.append(_decoded(payload or b"", self._columns))
+                        items.append(decoded(payload or b"", self._columns))
                 except (ValueError, TypeError):
                     self._keep(data, start, end)
                 at = end
@@ -120,14 +120,14 @@ class Spool:
     def drop(self, at: int) -> None:
         """What lies before `at` is in the database. An emptied file starts afresh."""
         self._at = at
-        if at >= self.size and self._columns is _COLUMNS:
-            head = FRAME.size + len(msgspec.msgpack.encode(_COLUMNS))
+        if at >= self.size and self._columns is COLUMNS:
+            head = FRAME.size + len(msgspec.msgpack.encode(COLUMNS))
             if self.size >= head:
                 os.ftruncate(self._file, head)
             else:  # somebody else has cut even that off
                 os.ftruncate(self._file, 0)
                 self.size = 0
-                self._write([msgspec.msgpack.encode(_COLUMNS)])
+                self._write([msgspec.msgpack.encode(COLUMNS)])
             self._at = self.size = head
             self._kept = 0
 
@@ -142,10 +142,11 @@ class Spool:
 
     def refuse(self, item: Item) -> None:
         """Keep aside, for a human, what the database will never take."""
-        self._aside("refused", _frame(record(item) or repr(item).encode("utf-8", "backslashreplace")))
+        told = frame(record(item) or repr(item).encode("utf-8", "backslashreplace"))
+        self._aside("refused", told, head=frame(msgspec.msgpack.encode(COLUMNS)))
 
     def _write(self, payloads: Iterable[bytes]) -> int:
-        data = memoryview(b"".join(map(_frame, payloads)))
+        data = memoryview(b"".join(map(frame, payloads)))
         try:
             os.lseek(self._file, self.size, os.SEEK_SET)
             written = 0
@@ -174,12 +175,13 @@ class Spool:
                 "ledger spool has bytes that are no record", spool=str(self.path), bytes=len(damaged), kept=str(kept)
             )
 
-    def _aside(self, what: str, data: bytes) -> Path:
+    def _aside(self, what: str, data: bytes, head: bytes = b"") -> Path:
+        """Add to the file of what is kept aside; it begins with `head`."""
         path = self.path.with_name(f"{what}-{self.path.name}")
         # Nobody else's to read, as the spool itself.
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         with os.fdopen(opened, "ab") as file:
-            file.write(data)
+            file.write(data if file.tell() else head + data)
             file.flush()
             _sync(file.fileno())
         return path
@@ -292,11 +294,12 @@ def place(url: str, folder: Path | None) -> tuple[Path, str] | None:
     return folder or file.parent, f"{file.name}{told}.spool-"
 
 
-def _frame(payload: bytes) -> bytes:
+def frame(payload: bytes) -> bytes:
+    """A record as it lies in a file."""
     return FRAME.pack(MARK, len(payload), zlib.crc32(payload)) + payload
 
 
-def _frames(data: mmap.mmap, at: int) -> Iterator[tuple[int, int, bytes | None]]:
+def frames(data: mmap.mmap | bytes, at: int) -> Iterator[tuple[int, int, bytes | None]]:
     """Start, end and payload of each frame from `at` on; a stretch that is none has the payload None."""
     start = at
     while at < len(data):
@@ -314,7 +317,7 @@ def _frames(data: mmap.mmap, at: int) -> Iterator[tuple[int, int, bytes | None]]
         yield start, at, None
 
 
-def _payload(data: mmap.mmap, at: int) -> bytes | None:
+def _payload(data: mmap.mmap | bytes, at: int) -> bytes | None:
     if at + FRAME.size > len(data):
         return None
     mark, length, checksum = FRAME.unpack_from(data, at)
@@ -331,7 +334,7 @@ def record(item: Item) -> bytes | None:
         return None
 
 
-def _decoded(payload: bytes, columns: Sequence[Sequence[str]]) -> Item:
+def decoded(payload: bytes, columns: Sequence[Sequence[str]]) -> Item:
     """An item as this version's tables have it: the file may have been written by an older one."""
     told: list[Any] = msgspec.msgpack.decode(payload)
     if len(told) == 1:
@@ -341,10 +344,10 @@ def _decoded(payload: bytes, columns: Sequence[Sequence[str]]) -> Item:
 
 
 def _fitted(row: Sequence[Any], columns: Sequence[Sequence[str]], table: int) -> Row:
-    if columns is _COLUMNS or columns[table] == _COLUMNS[table]:
+    if columns is COLUMNS or columns[table] == COLUMNS[table]:
         return tuple(row)
     told = dict(zip(columns[table], row, strict=True))
-    return tuple(told.get(name, _ABSENT.get(name)) for name in _COLUMNS[table])
+    return tuple(told.get(name, _ABSENT.get(name)) for name in COLUMNS[table])
 
 
 def _locked(file: int, path: Path) -> bool:

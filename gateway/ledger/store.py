@@ -262,7 +262,14 @@ class Store:
             later = connection.execute(of_corrections).mappings().all() if row else []
         if row is None:
             return None
-        told = [{"made": each["made"], "calls": orjson.loads(each["calls"])} for each in later]
+        told = [
+            {
+                "made": each["made"],
+                "calls": orjson.loads(each["calls"]),
+                "baseline": each["baseline"] and orjson.loads(each["baseline"]),
+            }
+            for each in later
+        ]
         return {**entry_data(row), "calls": [call_data(call) for call in made], "corrections": told}
 
     def entries(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.ledger.schema import GROUPED, MEASURES
+from gateway.ledger.standing import Standing, standing
 
 Row = Mapping[Any, Any]
 Amounts = dict[str, int | None]
@@ -26,11 +27,8 @@ def amounts(of_entry: Sequence[Row], corrections: Sequence[Row]) -> Amounts:
     return found
 
 
-def tally(entry: Row, of_entry: Sequence[Row], costs: Amounts, measurement: Row | None = None) -> Counter[str]:
-    """The measures of a request whose calls cost `costs`, with the baseline that `measurement` gives it, if any.
-
-    A `measured` baseline that was the request's own bill follows its cost; other baselines stay.
-    """
+def tally(entry: Row, of_entry: Sequence[Row], costs: Amounts, baseline: Standing | None = None) -> Counter[str]:
+    """The measures of a request whose calls cost `costs`, and whose baseline is `baseline`; None: as it was booked."""
     kind = "requests" if entry["shadow_of"] is None else "shadows"
     sums: Counter[str] = Counter({kind: 1})
     for call in of_entry:
@@ -47,7 +45,7 @@ def tally(entry: Row, of_entry: Sequence[Row], costs: Amounts, measurement: Row 
     if entry["wasted"] is not None:
         sums["wasted"], sums["wasted_spent"] = 1, sums["guidance"]
     known = not (sums["unpriced"] or sums["shadows_unpriced"])
-    low, likely, high, tokens = _baseline(entry, sums["spent"] if known else None, measurement)
+    _, low, likely, high, tokens = baseline or standing(entry)
     if known and likely is not None:
         sums.update(compared=1, compared_spent=sums["spent"], likely=likely)
         sums.update(low=low or 0, low_known=low is not None, high=high or 0, high_known=high is not None)
@@ -57,7 +55,13 @@ def tally(entry: Row, of_entry: Sequence[Row], costs: Amounts, measurement: Row 
 
 
 def correction(
-    entry: Row, number: int, made: float, of: str | None, difference: Mapping[str, int], calls: str = "{}"
+    entry: Row,
+    number: int,
+    made: float,
+    of: str | None,
+    difference: Mapping[str, int],
+    calls: str = "{}",
+    baseline: str | None = None,
 ) -> dict[str, Any]:
     """A row of `corrections`: by how much the sums of `entry` under the method `of` differ."""
     return {
@@ -65,29 +69,21 @@ def correction(
         "number": number,
         "made": made,
         "calls": calls,
+        "baseline": baseline,
         "baseline_method": of,
         **{column: entry[column] for column in ("at", "day", *GROUPED)},
         **{measure: difference.get(measure, 0) for measure in MEASURES},
     }
 
 
-def method(entry: Row, measurement: Row | None) -> str | None:
-    """The method of the baseline that a request has, once it was measured."""
-    return "measured" if _gives(entry, measurement) else entry["baseline_method"]
+Move = tuple[str | None, Mapping[str, int]]
 
 
-def _gives(entry: Row, measurement: Row | None) -> bool:
-    """Whether the baseline is the measurement's: it has an amount, and the request was none already."""
-    return measurement is not None and measurement["cost"] is not None and entry["baseline_method"] != "measured"
+def moved(before: str | None, was: Mapping[str, int], now: str | None, will: Mapping[str, int]) -> list[Move]:
+    """By how much the sums under each method differ, for a request that had `was` under one and has `will` under one.
 
-
-def _baseline(
-    entry: Row, spent: int | None, measurement: Row | None
-) -> tuple[int | None, int | None, int | None, int | None]:
-    if measurement is not None and _gives(entry, measurement):
-        cost = measurement["cost"]
-        return cost, cost, cost, measurement["teacher_output"]
-    told = (entry["baseline_low"], entry["baseline_likely"], entry["baseline_high"])
-    if entry["baseline_method"] == "measured" and told == (entry["spent"],) * 3:
-        told = (spent,) * 3
-    return *told, entry["baseline_tokens"]
+    Of two, the last: all of it. The first gives back all that it had.
+    """
+    if before == now:
+        return [(now, {name: will.get(name, 0) - was.get(name, 0) for name in MEASURES})]
+    return [(before, {name: -was.get(name, 0) for name in MEASURES}), (now, dict(will))]

@@ -8,15 +8,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, Table, delete, exists, insert, select, update
 
 from gateway.ledger import rollup
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.savings import DAY, HOUR
-from gateway.ledger.schema import calls, entries, marks, scores
+from gateway.ledger.schema import calls, corrections, entries, marks, measurements, scores
 
 BATCH = 5_000
 """Entries that are removed in one transaction."""
+
+BELONGING: tuple[Table, ...] = (calls, scores, corrections, measurements)
+"""What is kept of a request beside its entry, and goes with it. Rollups have the sums of it."""
 
 What = Literal["texts", "entries"]
 
@@ -51,11 +54,19 @@ def prune(url: str, before: float, what: What) -> tuple[float, int]:
     start = float(first * HOUR)
     with ledger_at(url, for_writing=True) as connection:
         removed = 0
-        while count := _entries(connection, first) if what == "entries" else _texts(connection, start):
+        while count := prune_some(connection, start, what, BATCH):
             connection.commit()
             removed += count
         connection.commit()
+        while what == "entries" and _orphans(connection, start):
+            connection.commit()
+        connection.commit()
     return start, removed
+
+
+def prune_some(connection: Connection, start: float, what: What, most: int) -> int:
+    """Remove at most so many of the entries before `start`, which begins a day (UTC), or of their texts; how many."""
+    return _entries(connection, int(start // HOUR), most) if what == "entries" else _texts(connection, start, most)
 
 
 def day(at: float) -> str:
@@ -75,22 +86,33 @@ def _mark(connection: Connection, hour: int) -> None:
         connection.execute(insert(marks).values(name="pruned", hour=hour))
 
 
-def _entries(connection: Connection, first: int) -> int:
+def _entries(connection: Connection, first: int, most: int) -> int:
     # Who makes the rollups anew has looked at the mark and is about to look at the entries: never between the two.
     rollup.hold(connection)
     _mark(connection, first)
     # Not those with an open call: its process may yet settle it, or recovery add it.
     is_open = exists().where(calls.c.request_id == entries.c.request_id, calls.c.is_open)
-    old = select(entries.c.request_id).where(entries.c.at < first * HOUR, ~is_open).order_by(entries.c.at).limit(BATCH)
+    old = select(entries.c.request_id).where(entries.c.at < first * HOUR, ~is_open).order_by(entries.c.at).limit(most)
     # Others lock entries first and change rollups then: to wait for them here would be to wait in a circle.
     names = list(connection.scalars(old.with_for_update(skip_locked=True)))
     which = rollup.ids(connection.dialect.name, names)
-    for table in (calls, scores):
+    for table in BELONGING:
         connection.execute(delete(table).where(rollup.named(connection.dialect.name, which, table)))
     connection.execute(delete(entries).where(rollup.named(connection.dialect.name, which)))
     return len(names)
 
 
-def _texts(connection: Connection, before: float) -> int:
-    told = select(entries.c.request_id).where(entries.c.at < before, entries.c.text.is_not(None)).limit(BATCH)
+def _orphans(connection: Connection, before: float) -> int:
+    """Remove what belonged to entries that an older version pruned and left behind; how many rows, at most `BATCH`."""
+    gone = 0
+    for table, at in ((corrections, corrections.c.at), (measurements, measurements.c.at), (scores, scores.c.made)):
+        there = exists().where(entries.c.request_id == table.c.request_id)
+        names = list(connection.scalars(select(table.c.request_id).where(at < before, ~there).limit(BATCH)))
+        which = rollup.ids(connection.dialect.name, names)
+        gone += connection.execute(delete(table).where(rollup.named(connection.dialect.name, which, table))).rowcount
+    return gone
+
+
+def _texts(connection: Connection, before: float, most: int) -> int:
+    told = select(entries.c.request_id).where(entries.c.at < before, entries.c.text.is_not(None)).limit(most)
     return connection.execute(update(entries).where(entries.c.request_id.in_(told)).values(text=None)).rowcount

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.chat import Call, Outcome, Seat, Stage
+from gateway.ledger.basis import Basis, Unasked
 from gateway.ledger.entry import Entry, shadow_id
-from pricing.baseline import Baseline
+from pricing.baseline import Baseline, same_length
 from pricing.bill import line
 from pricing.book import Price
 from pricing.money import Money
@@ -42,8 +43,11 @@ def served(request_id: str, shown: int = 80, **rest: Any) -> Entry:
         "visible_output": shown,
         "propensity": 0.9,
         "shadow_propensity": 0.5,
+        "teacher": "teacher",
+        "outcome": "ok",
+        "calls": made,
     }
-    return Entry(request_id, NOON, "gkt", "gkt", "cut-off", "why", "alice", "ok", True, made, **{**told, **rest})
+    return Entry(request_id, NOON, "gkt", "gkt", "cut-off", "why", "alice", stream=True, **{**told, **rest})
 
 
 def shadow(of: Entry, output: int = 120, *, price: Price | None = SOL, outcome: Outcome = "ok") -> Entry:
@@ -66,6 +70,13 @@ def shadow(of: Entry, output: int = 120, *, price: Price | None = SOL, outcome: 
         visible_output=output,
         duration=2.0,
     )
+
+
+def reckoned(shown: int = 80, price: Price | None = SOL) -> dict[str, Any]:
+    """The baseline of a request that was shown so many tokens, and what it is the price of."""
+    guess = same_length(price, input_tokens=100, output_tokens=shown)
+    assert guess.usages
+    return {"baseline": guess, "baseline_of": Basis((), Unasked("sol", (None,), NOON, guess.usages))}
 
 
 def cost(output: int, price: Price = SOL) -> Money:

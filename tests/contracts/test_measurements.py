@@ -31,7 +31,7 @@ from pricing.length_ratio import Pairs
 from pricing.money import Money
 from pricing.usage import Usage
 from tests.conftest import Postgres
-from tests.contracts.shadowed import DEARER, GUESS, NOON, SMALL, SOL, call, cost, served, shadow
+from tests.contracts.shadowed import DEARER, GUESS, NOON, SMALL, SOL, call, cost, reckoned, served, shadow
 
 pytestmark = pytest.mark.anyio
 
@@ -268,9 +268,9 @@ async def test_later_prices_correct_both_and_land_under_the_right_method(ledger:
     more = cost(40)
     assert after.compared_spent == before.compared_spent + more
     assert after.measurement == cost(120, DEARER)
-    assert after.baseline_by_method == {"measured": cost(120)}, "what it was measured at"
+    assert after.baseline_by_method == {"measured": cost(120, DEARER)}, "what the shadow costs by now"
     assert after.corrected == more + cost(120)
-    assert after.saved == before.saved - more if before.saved is not None else None
+    assert after.saved == cost(120, DEARER) - after.compared_spent, "of one price list, not of two"
     assert proven(ledger)
     assert not await asyncio.to_thread(rebuild, database)
     assert (await asyncio.to_thread(reprice, database, quote, Query(), 2e9)).changed == 0
@@ -278,7 +278,7 @@ async def test_later_prices_correct_both_and_land_under_the_right_method(ledger:
 
 async def test_a_correction_before_the_shadow_moves_too(ledger: SqlLedger, database: str) -> None:
     """As when the shadow waited on disk."""
-    request = served("r")
+    request = served("r", **reckoned())
     await ledger.settle(request)
 
     def quote(upstream: str, model: str, tier: str | None, moment: float, tokens: int | None) -> Price:
@@ -286,6 +286,7 @@ async def test_a_correction_before_the_shadow_moves_too(ledger: SqlLedger, datab
 
     await asyncio.to_thread(reprice, database, quote, Query(), 2e9)
     [before] = await ledger.savings()
+    assert before.baseline_by_method == {"same_length": cost(80, DEARER)}
     await ledger.settle(shadow(request))
     [after] = await ledger.savings()
     assert (after.compared_spent, after.corrected) == (before.compared_spent, before.corrected)

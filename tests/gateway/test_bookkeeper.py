@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from gateway.bookkeeper import NOT_BILLED, Bookkeeper, receipt
 from gateway.chat import Call, Caller, Chat, Exchange, Guidance, Plan
 from gateway.config import BaselineConfig
+from gateway.ledger.basis import loads
 from gateway.ledger.entry import Entry, Query
 from gateway.ledger.sql import SqlLedger
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream
 from pricing import tokens
-from pricing.book import PriceBook
+from pricing.book import Price, PriceBook
 from pricing.length_ratio import LengthRatio
 from pricing.money import Money
 from pricing.usage import Usage
@@ -53,6 +54,10 @@ UPSTREAMS = {
 def make_books(**options: Any) -> Bookkeeper:
     book = PriceBook.from_config(PRICES, catalogs=[])
     return Bookkeeper(book, UPSTREAMS, Prompts(), BaselineConfig(), **options)
+
+
+def quote(upstream: str, model: str, tier: str | None, moment: float, tokens: int | None) -> Price | None:
+    return PriceBook.from_config(PRICES, catalogs=[]).price(model, tier=tier, moment=moment, input_tokens=tokens)
 
 
 def make_call(
@@ -573,6 +578,13 @@ def test_whatever_happened_the_accounts_agree(
         assert base.low <= base.likely <= base.high
         assert Decimal(told["saved_usd"]) * 10**9 == base.likely.nano - entry.spent.nano
         assert row["baseline"]["likely"] == base.likely.nano
+    if base is not None and (base.likely is not None or base.method == "measured"):
+        # What is kept beside it makes it again, to the nano-dollar.
+        assert entry.baseline_of is not None
+        basis = loads(entry.baseline_of.dumps())
+        price = basis.unasked.price(quote, "teacher") if basis.unasked is not None else None
+        kept_of = {call["id"]: call["amount"] for call in row["calls"]}
+        assert basis.amounts(price, kept_of) == tuple(row["baseline"][name] for name in ("low", "likely", "high"))
     if teacher == "teacher" and visible is not None:
         assert base is not None
         assert base.likely is not None or (base.method == "measured" and entry.spent is None)

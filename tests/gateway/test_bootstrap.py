@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from gateway.chat import Caller
 from gateway.config import Config
 from gateway.errors import ConfigError, Unauthorized
 from gateway.keys.key import Grant
+from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
 from students.engine import Ability
 from students.errors import Unavailable
@@ -25,6 +28,26 @@ from students.scripted import Scripted
 pytestmark = pytest.mark.anyio
 
 SECRET = "sk-5ecret-4f9a1c"
+
+
+async def test_a_gateway_removes_by_itself_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ledger.retention.FIRST", 0.0)
+    ledger = {"url": f"sqlite:///{tmp_path}/ledger.db", "keep_days": 400}
+    first = await SqlLedger.open(str(ledger["url"]))
+    old = Entry("old", 1e9, "m", "*", "teacher", "", "x", "ok", True, [], None)
+    for each in (old, replace(old, request_id="young", at=time.time())):
+        await first.settle(each)
+    await first.aclose()
+    config = Config.parse(
+        {"ledger": ledger, "upstreams": {"teacher": {"kind": "scripted", "model": "m"}}, "routes": {}}
+    )
+    async with open_gateway(config, environ={}) as gateway:
+        for _ in range(500):
+            if await gateway.ledger.entry("old") is None:
+                break
+            await asyncio.sleep(0.02)
+        assert [each["request_id"] for each in await gateway.ledger.entries()] == ["young"]
+        assert (await gateway.ledger.savings())[0].requests == 2
 
 
 class Told(Scripted):

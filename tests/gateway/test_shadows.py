@@ -92,7 +92,7 @@ async def test_the_client_is_served_first_and_does_not_wait(house: Any) -> None:
         shadow = after.pop("shadow")
         assert after == {
             **{name: value for name, value in booked.items() if name != "shadow"},
-            "corrections": [{"made": each["made"], "calls": {}} for each in after["corrections"]],
+            "corrections": [{"made": each["made"], "calls": {}, "baseline": None} for each in after["corrections"]],
         }
         assert len(after["corrections"]) == 2
         assert (shadow["request_id"], shadow["shadow_of"]) == ("chatcmpl-1-shadow", "chatcmpl-1")
@@ -266,7 +266,17 @@ async def test_more_than_there_is_room_for_are_skipped_and_counted(house: Any) -
         await home.ask(request_id="later")
         await home.gateway.idle()
         [row] = await home.gateway.ledger.savings()
-        assert (row.requests, row.shadows) == (shadows.AT_ONCE + 4, {"ok": shadows.AT_ONCE + 1})
+        assert (row.requests, row.shadows) == (shadows.AT_ONCE + 4, {"ok": shadows.AT_ONCE + 1, "skipped": 3})
+        assert row.missed == {"skipped": 3}
+        skipped = await home.entry(f"r{shadows.AT_ONCE + 2}")
+        assert (skipped["shadow"]["outcome"], skipped["shadow"]["calls"], skipped["shadow"]["spent"]) == (
+            "skipped",
+            [],
+            0,
+        )
+        assert (skipped["shadow"]["measured"], skipped["corrections"]) == (None, [])
+        with home.gateway.ledger.store.transaction() as connection:
+            assert rollup.differences(connection) == []
         told = home.gateway.metrics.text()[0].decode()
         assert 'gkt_shadows_total{outcome="skipped"} 3.0' in told
         assert f'gkt_shadows_total{{outcome="ok"}} {shadows.AT_ONCE + 1}.0' in told

@@ -87,10 +87,13 @@ def test_a_price_that_was_wrong_is_mended_by_corrections(asked: Path, write: Wri
     before = row()
     dearer = write(prices={"big-teacher": {"input": 4, "output": 20}, "small": {"input": 0.01, "output": 0.08}})
     would = run(*span, "--dry-run", "--config", dearer).stdout
-    assert would.startswith("2 of 3 requests would be corrected, 2 calls: $")
+    assert would.startswith("3 of 3 requests would be corrected, 2 calls: $")
+    assert would.endswith("\n3 baselines follow\n"), "the one that the student answered, too"
     assert row() == before
     assert run(*span, "--config", dearer).stdout == would.replace("would be corrected", "corrected")
     after = row()
+    assert after["baseline"]["nano_usd"] == 2 * before["baseline"]["nano_usd"], "both of its prices were doubled"
+    assert after["saved"]["nano_usd"] == after["baseline"]["nano_usd"] - after["compared_spent"]["nano_usd"]
     more = after["spent"]["nano_usd"] - before["spent"]["nano_usd"]
     assert after["corrected"]["nano_usd"] == more == before["spent_by_stage"]["guidance"]["nano_usd"]
     assert run(*span, "--config", dearer).stdout == "0 of 3 requests corrected, 0 calls: $0\n"
@@ -112,3 +115,36 @@ def test_an_export_of_the_provider_is_compared(asked: Path, run: Run, tmp_path: 
     assert result.exit_code == 1
     assert f"{day} big-teacher input: export {tokens + 10:,}, ledger {tokens:,}" in result.stdout
     assert run("ledger", "reconcile", file, "--tolerance", "99", "--config", asked).exit_code == 0
+
+
+def test_reconcile_is_a_command_of_its_own_too(asked: Path, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text("date,model,input_tokens\n2001-01-01,big-teacher,5\n")
+    both = [run(*names, file, "--config", asked) for names in (("reconcile",), ("ledger", "reconcile"))]
+    assert [each.exit_code for each in both] == [1, 1]
+    assert both[0].stdout == both[1].stdout
+    assert "2001-01-01 big-teacher input: export 5, ledger 0" in both[0].stdout
+
+
+def test_what_was_kept_aside_is_tried_again_or_removed(asked: Path, run: Run, tmp_path: Path) -> None:
+    assert run("ledger", "replay", "--config", asked).stdout == "0 records are on record now\n"
+    kept = tmp_path / "damaged-ledger.db.spool-1"
+    kept.write_bytes(b"torn")
+    again = run("ledger", "replay", kept, "--config", asked)
+    assert again.exit_code == 1
+    assert "0 records are on record now; kept aside: 0 refused again, 0 of pruned days, 1 unreadable" in again.stderr
+    assert kept.read_bytes() == b"torn"
+    young = run("ledger", "prune", "--aside", "--older-than", "1d", "--config", asked)
+    assert young.stdout.startswith("removed 0 files from before ")
+    assert run("ledger", "prune", "--aside", "--before", "2999-01-01", "--config", asked).exit_code == 0
+    assert not kept.exists()
+
+
+def test_what_repricing_cannot_do_is_printed(asked: Path, write: Write, run: Run, tmp_path: Path) -> None:
+    execute(tmp_path, "UPDATE entries SET baseline_of = NULL, baseline_likely = baseline_likely + 1")
+    execute(tmp_path, "UPDATE calls SET amount = NULL, usage_source = NULL WHERE seat = 'student'")
+    dearer = write(prices={"big-teacher": {"input": 4, "output": 20}, "small": {"input": 0.01, "output": 0.08}})
+    span = ("ledger", "reprice", "--from", "2000-01-01", "--to", "2999-01-01")
+    told = run(*span, "--config", dearer).stdout
+    assert "calls still have no price\n" in told
+    assert "of them are unknown now, and not compared: of what they were the price is not on record\n" in told

@@ -158,6 +158,17 @@ def test_sums_name_what_measuring_cost() -> None:
         assert words in said
 
 
+def test_what_shadows_missed_stands_beside_what_they_measured() -> None:
+    def told(shadows: dict[str, int]) -> str:
+        out = Console(file=io.StringIO(), width=160)
+        show.sums(out, row(baseline_by_method={"measured": Money(56_000)}, shadows=shadows), "All")
+        assert isinstance(out.file, io.StringIO)
+        return next(line for line in out.file.getvalue().splitlines() if line.startswith("  measured"))
+
+    assert "measured nothing, and not by chance: 1 failed, 3 skipped" in told({"failed": 1, "ok": 9, "skipped": 3})
+    assert "not by chance" not in told({"ok": 9})
+
+
 def test_sums_name_both_measures_the_stand_in_and_what_is_unknown() -> None:
     out = Console(file=io.StringIO(), width=120)
     show.sums(out, row(baseline=None, baseline_low=None, baseline_high=None, saved=None, share=None, compared=0), "All")

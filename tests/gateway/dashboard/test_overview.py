@@ -217,6 +217,21 @@ async def test_measurements_are_spending_and_no_requests(pages: Any, made: Any) 
         assert sums["shadows_unpriced"] == "0"
 
 
+async def test_measurements_that_were_skipped_stand_beside_what_was_measured(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    both = [made.entry(name, at, [made.call(name, 0, "answer", "student", 500, at)]) for name in "rq"]
+    paid = [made.call("r-shadow", 0, "measurement", "teacher", 7_000, at + 1)]
+    measured = made.entry("r-shadow", at + 1, paid, shadow_of="r", baseline=None)
+    skipped = made.entry("q-shadow", at + 1, [], shadow_of="q", baseline=None, outcome="skipped")
+    async with pages([*both, measured, skipped]) as site:
+        (sums,) = await site.rows("", table="sums")
+        assert (sums["requests"], sums["shadows"], sums["shadows_missed"]) == ("2", "1", "1")
+        assert "shadows that measured nothing, and not by chance: 1 skipped" in " ".join(
+            (await site.get()).text.split()
+        )
+        assert "skipped" not in (await site.get("/requests")).text, "no request is"
+
+
 async def test_a_measurement_without_a_price_is_counted(pages: Any, made: Any) -> None:
     at = time.time() - 60
     served = made.entry("r", at, [made.call("r", 0, "answer", "student", 500, at)])

@@ -115,6 +115,16 @@ async def test_what_was_measured_afterwards_stands_with_its_request(pages: Any, 
         assert "Measurements made afterwards (shadows) are not in this list" in listed.text
 
 
+async def test_a_measurement_that_was_skipped_is_no_answer_of_nothing(pages: Any, made: Any) -> None:
+    at = time.time() - 60
+    served = made.entry("r", at, [made.call("r", 0, "answer", "student", 500, at)], shadow_propensity=0.5)
+    skipped = made.entry("r-shadow", at + 1, [], shadow_of="r", baseline=None, outcome="skipped")
+    async with pages([served, skipped]) as site:
+        page = await site.get("/requests/r")
+        assert "a measurement was drawn and not made" in page.text
+        assert "The teacher alone, measured" not in page.text
+
+
 async def test_guidance_from_the_cache_is_no_call_and_is_shown(pages: Any, made: Any) -> None:
     at = time.time() - 60
     calls = [made.call("r", 0, "answer", "student", 500, at)]

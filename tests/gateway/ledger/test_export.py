@@ -20,7 +20,6 @@ from gateway.errors import ConfigError
 from gateway.ledger import export as exporting
 from gateway.ledger.entry import Entry, Query
 from gateway.ledger.export import Format, Rows, columns, export
-from gateway.ledger.schema import calls, entries
 from gateway.ledger.sql import SqlLedger
 from pricing.baseline import Baseline
 from pricing.bill import Line
@@ -82,7 +81,7 @@ async def test_amounts_are_exact(
     found = read(path, form)
     name = "spent" if rows == "requests" else "amount"
     assert count == len(found) == (25 if rows == "requests" else 50)
-    assert list(found[0]) == list(columns(entries if rows == "requests" else calls))
+    assert list(found[0]) == list(columns(rows))
     unknown = [row["request_id"] for row in found if row[f"{name}_nano"] is None]
     assert unknown == ["r01"]
     assert [row["request_id"] for row in found if row[f"{name}_usd"] is None] == unknown

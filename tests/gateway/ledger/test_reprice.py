@@ -13,10 +13,11 @@ import pytest
 
 from gateway.chat import Call, Stage
 from gateway.ledger import rollup, upkeep
+from gateway.ledger.basis import Basis, Quote, Unasked
 from gateway.ledger.entry import Entry, Query, SavingsRow
-from gateway.ledger.reprice import Quote, Repriced, reprice
+from gateway.ledger.reprice import Repriced, reprice
 from gateway.ledger.sql import SqlLedger
-from pricing.baseline import Baseline
+from pricing.baseline import measured, same_length
 from pricing.bill import Line, line
 from pricing.book import Price
 from pricing.money import Money
@@ -67,12 +68,21 @@ def booked(count: int, sol: Price | None, *, half_known: bool = True) -> list[En
             "ok",
             True,
             calls,
-            dice.choice([None, Baseline("same_length", None, Money(900_000), Money(n), 7)]),
+            None,
+            teacher="teacher",
             wasted=dice.choice([None, "empty"]),
             teacher_tokens=dice.choice([None, n]),
         )
+        price = sol if half_known or n % 2 else None
+        size, shown = dice.randrange(1, 5_000), dice.randrange(900)
         if n % 5 == 0:
-            told = replace(told, baseline=Baseline("measured", told.spent, told.spent, told.spent, 9))
+            bill = Basis([call.id for call in calls])
+            told = replace(told, baseline=measured(told.spent, 9), baseline_of=bill)
+        elif dice.random() < 0.7:
+            guess = same_length(price, input_tokens=size, output_tokens=shown, cached=size // 3)
+            assert guess.usages
+            unasked = Unasked("sol", (None,), told.at, guess.usages)
+            told = replace(told, baseline=guess, baseline_of=Basis((), unasked))
         made.append(told)
     return made
 

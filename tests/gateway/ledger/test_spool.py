@@ -127,7 +127,7 @@ def test_damage_costs_only_what_it_touches(tmp_path_factory: pytest.TempPathFact
     made.path.write_bytes(content)
     found = Spool.adopt(made.path)
     assert found is not None
-    found._columns = spool._COLUMNS
+    found._columns = spool.COLUMNS
     left, end = found.read(100)
     assert left == [item for n, item in enumerate(wanted) if ends[n + 1] <= start or ends[n] >= start + length]
     found.drop(end)
@@ -220,8 +220,8 @@ def test_a_file_of_an_older_version_fits_todays_tables(
     tmp_path: Path, call: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = rows.intent(call("r"), 7).call
-    older = [["is_open", "request_id"], *spool._COLUMNS[1:]]
-    monkeypatch.setattr(spool, "_COLUMNS", older)
+    older = [["is_open", "request_id"], *spool.COLUMNS[1:]]
+    monkeypatch.setattr(spool, "COLUMNS", older)
     made = Spool.create(tmp_path, "x-")
     made.append(records([Intent((True, "r"))]))
     made.close()
@@ -239,11 +239,11 @@ def test_an_entry_of_an_older_version_had_measured_nothing(
     tmp_path: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled = next(item for item in items if isinstance(item, Settlement))
-    names = list(spool._COLUMNS[2])
+    names = list(spool.COLUMNS[2])
     newer = {"arm", "shadow_propensity", "shadow_of", "measurement_spent"}
     kept = [name for name in names if name not in newer]
     row = dict(zip(names, settled.entry, strict=True))
-    monkeypatch.setattr(spool, "_COLUMNS", [*spool._COLUMNS[:2], kept])
+    monkeypatch.setattr(spool, "COLUMNS", [*spool.COLUMNS[:2], kept])
     made = Spool.create(tmp_path, "x-")
     made.append(records([Settlement(settled.request_id, tuple(row[name] for name in kept), settled.calls)]))
     made.close()

@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete, select, update
 
 from gateway.chat import Call
 from gateway.errors import ConfigError
-from gateway.ledger import rollup, upkeep
+from gateway.ledger import retention, rollup, upkeep
 from gateway.ledger.entry import Entry, Query
+from gateway.ledger.schema import corrections, entries, measurements, scores
 from gateway.ledger.sql import SqlLedger
+from tests.contracts.shadowed import served, shadow
 
 pytestmark = pytest.mark.anyio
 
@@ -130,3 +133,89 @@ def test_there_must_be_a_ledger(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no ledger in it"):
             work(f"sqlite:///{tmp_path}/empty.db")
     assert not (tmp_path / "none.db").exists()
+
+
+async def test_what_belongs_to_a_pruned_entry_goes_with_it(database: str, tmp_path: Path) -> None:
+    """Its corrections, what measured it and its scores; the sums of all of it stay, and what is left is proven."""
+    ledger = await SqlLedger.open(database, spool=tmp_path)
+    for name, at in (("old", MIDNIGHT + 60), ("young", MIDNIGHT + 2 * DAY)):
+        request = replace(served(name), at=at)
+        await ledger.settle(request)
+        await ledger.settle(shadow(request))
+        await ledger.score(name, "feedback", 1.0)
+    queries = [Query(), Query(by="day"), Query(by="strategy")]
+    before = [await ledger.savings(query) for query in queries]
+    assert before[0][0].baseline_by_method.keys() == {"measured"}
+
+    def left() -> dict[str, set[str]]:
+        with ledger.store.transaction() as connection:
+            return {
+                table.name: set(connection.scalars(select(table.c.request_id)))
+                for table in (corrections, measurements, scores)
+            }
+
+    assert all(names == {"old", "young"} for names in left().values())
+    assert await asyncio.to_thread(upkeep.prune, database, MIDNIGHT + DAY, "entries") == (MIDNIGHT + DAY, 2)
+    assert all(names == {"young"} for names in left().values())
+    assert [await ledger.savings(query) for query in queries] == before
+    assert await asyncio.to_thread(upkeep.check, database) == []
+    # What an older version left behind is found, too.
+    with ledger.store.transaction(write=True) as connection:
+        connection.execute(delete(entries).where(entries.c.request_id.like("young%")))
+        connection.execute(update(scores).values(made=MIDNIGHT + 2 * DAY))
+    assert (await asyncio.to_thread(upkeep.prune, database, MIDNIGHT + 3 * DAY, "entries"))[1] == 0
+    assert all(not names for names in left().values())
+    assert [await ledger.savings(query) for query in queries] == before
+    await ledger.aclose()
+
+
+async def test_a_gateway_keeps_no_longer_than_it_is_told(
+    database: str, tmp_path: Path, call: Calls, entry: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(retention, "PAUSE", 0.0)
+    ledger = await filled(database, tmp_path, call, entry)
+    [before] = await ledger.savings()
+    asked: list[float] = []
+
+    def aside(moment: float) -> int:
+        asked.append(moment)
+        return 0
+
+    def keeping(days: int | None, texts: int | None) -> retention.Retention:
+        return retention.Retention(ledger.store, days, texts, aside, lambda: MIDNIGHT + 4.5 * DAY)
+
+    assert await keeping(None, None).once() == (0, 0)
+    assert await keeping(3, 2).once() == (6, 3)
+    assert await keeping(3, 2).once() == (0, 0)
+    found = await ledger.entries()
+    assert [each["request_id"] for each in found] == [f"r{n:02d}" for n in range(11, 2, -1)]
+    assert [each["text"] is None for each in found] == [False] * 6 + [True] * 3
+    assert asked == [MIDNIGHT + 2 * DAY] * 2, "what is kept aside has texts, too"
+    assert await ledger.savings() == [before]
+    assert await asyncio.to_thread(upkeep.check, database) == []
+    await ledger.aclose()
+
+
+async def test_a_database_that_is_away_does_not_end_it(
+    database: str, tmp_path: Path, call: Calls, entry: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "FIRST", 0.0)
+    monkeypatch.setattr(retention, "DAY", 1e-9)
+    ledger = await filled(database, tmp_path, call, entry)
+    tries = 0
+
+    def aside(moment: float) -> int:
+        nonlocal tries
+        tries += 1
+        raise OSError("away")
+
+    keeping = asyncio.create_task(retention.Retention(ledger.store, None, 10**9, aside).run())
+    for _ in range(500):
+        if tries > 2:
+            break
+        await asyncio.sleep(0.01)
+    keeping.cancel()
+    assert tries > 2
+    await asyncio.wait([keeping])
+    await ledger.aclose()
