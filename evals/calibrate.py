@@ -174,6 +174,10 @@ class _Search:
 
     def _candidates(self, shape: Shape) -> Iterator[Candidate]:
         rungs = fit.steps(self._questions, self._manifest, shape, self._unit)
+        if shape.agreed:  # nothing was learnt, and nothing has to be kept from it
+            whole = fit.walk(rungs, fit.agreement(rungs), 0.0)
+            yield self._judged(shape, 0.0, whole.score, float(whole.cost.mean()))
+            return
         everything = np.arange(len(self._questions))
         parts = []
         for fold in self._folds:
@@ -213,7 +217,7 @@ class _Search:
     def fitted(self, best: Candidate) -> Policy:
         """The candidate, fitted on all questions, with its evidence."""
         rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
-        weighings = fit.fit(rungs, best.worth)
+        weighings = fit.agreement(rungs) if best.shape.agreed else fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
         named = self._manifest.rungs
         made = [
