@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations, product
+from itertools import product
 from math import ceil, inf
 from statistics import NormalDist
 
@@ -25,7 +25,10 @@ WORTHS = tuple(float(each) for each in np.geomspace(0.01, 2.0, 28))
 """Accuracy that one mean teacher's answer must bring, from nearly anything to more than it can."""
 
 FOLDS = 5
-RUNGS = 3
+RUNGS = 5
+WIDTH = 8
+"""Ladders of each height that are built upon, the most promising ones; of three students that is all there are."""
+
 LEAST = 100
 """Questions below which nothing is claimed."""
 
@@ -73,8 +76,8 @@ class Candidate:
 def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, seed: int = 0) -> Policy:
     """The cheapest policy that is vouched for on `questions`, which should be the calibration half and nothing else.
 
-    Raises `Unsupported` when there are too few questions, when the teacher is never right, or when no policy that is
-    cheaper than the teacher alone has a lower bound at the goal.
+    Raises `Unsupported` when there are too few questions, when the teacher is never right or free, or when no policy
+    that is cheaper than the teacher alone has a lower bound at the goal.
     """
     count = len(questions)
     if count < LEAST:
@@ -82,8 +85,10 @@ def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, 
     teacher = np.array([question.arms[manifest.teacher].score for question in questions])
     if not teacher.any():
         raise Unsupported("the teacher is never right here, so there is no accuracy to keep")
+    if not any(question.arms[manifest.teacher].cost for question in questions):
+        raise Unsupported("the teacher costs nothing here, so there is nothing to save")
     search = _Search(questions, manifest, goal, teacher, seed)
-    best = search.cheapest(search.free(ladder) for ladder in search.ladders())
+    best = search.tallest()
     # Limits are looked for at the ladder that was found: first the students', then the teacher's.
     best = search.cheapest(search.limited(best.shape), best)
     best = search.cheapest(
@@ -115,16 +120,37 @@ class _Search:
         names = (*manifest.students, *manifest.rungs)
         self._score = {name: sum(question.arms[name].score for question in questions) for name in names}
         self.nearest: Candidate | None = None
-        """Of the candidates cheaper than the teacher, the one for whose claim the fewest questions would do."""
+        """Of all candidates cheaper than the teacher, the one for whose claim the fewest questions would do."""
         self.prefer = self._preferred(manifest.students)
 
     def _preferred(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(names, key=lambda name: -self._score[name]))
 
-    def ladders(self) -> Iterator[tuple[str, ...]]:
-        """Every order of up to `RUNGS` students."""
-        for height in range(1, min(RUNGS, len(self._manifest.students)) + 1):
-            yield from permutations(self._manifest.students, height)
+    def tallest(self) -> Candidate:
+        """The best ladder of up to `RUNGS` students in any order: weighed, or with the simple gate over it."""
+        found: Candidate | None = None
+        ladders: list[tuple[str, ...]] = [()]
+        for _ in range(min(RUNGS, len(self._manifest.students))):
+            grown = [(*lower, name) for lower in ladders for name in self._manifest.students if name not in lower]
+            best = {ladder: self.cheapest(self._over(ladder)) for ladder in grown}
+            found = self._better([*best.values(), *([] if found is None else [found])])
+            ladders = sorted(grown, key=lambda ladder: self._rank(best[ladder]))[:WIDTH]
+        if found is None:
+            raise Unsupported("there is no student to ask")
+        return found
+
+    def _over(self, ladder: tuple[str, ...]) -> Iterator[Shape]:
+        yield self.free(ladder)
+        if len(ladder) > 1:
+            yield replace(self.free(ladder), agreed=True)
+
+    def _rank(self, candidate: Candidate) -> tuple[bool, float]:
+        """Least is best: those that reach the goal by what they cost, then the others by how near they come."""
+        reaches = candidate.low >= self._goal.retention
+        return not reaches, candidate.share if reaches else -candidate.low
+
+    def _better(self, found: Sequence[Candidate]) -> Candidate:
+        return min(found, key=self._rank)
 
     def free(self, ladder: tuple[str, ...]) -> Shape:
         """A ladder with no other limits than those that the students were recorded with."""
@@ -158,7 +184,8 @@ class _Search:
                     tried.add(rungs)
                     limits = (*shape.limits[:height], *(self._manifest.limits.get(name) for name in rungs))
                     prefer = self._preferred((*self._manifest.students, *rungs))
-                    yield replace(shape, ladder=(*shape.ladder[:height], *rungs), limits=limits, prefer=prefer)
+                    made = replace(shape, ladder=(*shape.ladder[:height], *rungs), limits=limits, prefer=prefer)
+                    yield from (replace(made, agreed=agreed) for agreed in (False, True)[: len(made.ladder)])
 
     def cheapest(self, shapes: Iterator[Shape], than: Candidate | None = None) -> Candidate:
         """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
@@ -166,14 +193,17 @@ class _Search:
         for shape in shapes:
             found += self._candidates(shape)
         cheaper = [each for each in found if each.share < 1]
-        self.nearest = min(cheaper, key=lambda each: (each.needed, -each.low), default=self.nearest)
-        reaching = [each for each in found if each.low >= self._goal.retention]
-        if reaching:
-            return min(reaching, key=lambda each: each.share)
-        return max(found, key=lambda each: each.low)
+        known = [] if self.nearest is None else [self.nearest]
+        self.nearest = min([*known, *cheaper], key=lambda each: (each.needed, -each.low), default=None)
+        return self._better(found)
 
     def _candidates(self, shape: Shape) -> Iterator[Candidate]:
         rungs = fit.steps(self._questions, self._manifest, shape, self._unit)
+        if shape.agreed:  # nothing was learnt, and nothing has to be kept from it
+            whole = fit.walk(rungs, fit.agreement(rungs), 0.0)
+            if self._paying(shape, rungs, whole):
+                yield self._judged(shape, 0.0, whole.score, float(whole.cost.mean()))
+            return
         everything = np.arange(len(self._questions))
         parts = []
         for fold in self._folds:
@@ -183,20 +213,19 @@ class _Search:
             whole = fit.blank(len(everything))
             for fold, learn, judge in parts:
                 whole.put(fold, fit.walk(judge, fit.fit(learn, worth), worth))
-            if all(self._pays(shape, rungs, whole, height) for height in range(len(rungs))):
+            if self._paying(shape, rungs, whole):
                 yield self._judged(shape, worth, whole.score, float(whole.cost.mean()))
 
-    def _pays(self, shape: Shape, rungs: Sequence[Step], walked: Walked, height: int) -> bool:
-        """Whether a rung keeps more from the teacher than it costs of its answers, where the teacher is asked for it.
+    def _paying(self, shape: Shape, rungs: Sequence[Step], walked: Walked) -> bool:
+        """Whether all guidance keeps more from the teacher than it costs of its answers.
 
         A gateway would not climb it otherwise (`gateway.cascade.gate`).
         """
         named = self._manifest.rungs
-        tokens = [named[name].tokens if name in named else 0 for name in shape.ladder[: height + 1]]
-        if tokens[height] == 0 or tokens[height] in tokens[:height]:
-            return True
-        found = _observed(rungs, walked, height)
-        return found.asked == 0 or found.kept > found.needed
+        tokens = [named[name].tokens if name in named else 0 for name in shape.ladder]
+        begins = [height for height, length in enumerate(tokens) if length and length not in tokens[:height]]
+        seen = [_observed(rungs, walked, height) for height in begins]
+        return all(each.asked == 0 or each.kept > each.needed for each in seen)
 
     def _judged(self, shape: Shape, worth: float, score: fit.Vector, share: float) -> Candidate:
         """The lower bound by Fieller's argument: the mean of policy - rho x teacher is above 0 below it."""
@@ -213,7 +242,7 @@ class _Search:
     def fitted(self, best: Candidate) -> Policy:
         """The candidate, fitted on all questions, with its evidence."""
         rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
-        weighings = fit.fit(rungs, best.worth)
+        weighings = fit.agreement(rungs) if best.shape.agreed else fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
         named = self._manifest.rungs
         made = [

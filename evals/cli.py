@@ -66,11 +66,7 @@ def replay(
     for goal in goals:
         with show.working(out, f"{splits} splits, rho {goal.retention:g}"):
             over.append(report.splits(workload, goal, splits))
-    missed = [
-        each
-        for each, (goal, most) in zip(over, wanted, strict=True)
-        if each.retention < goal.retention or (most is not None and each.share > most)
-    ]
+    missed = [each for each, (_, most) in zip(over, wanted, strict=True) if each.misses(most)]
     if as_json:
         told = {"workload": workload.manifest.model_dump(mode="json"), **report.told(held, over)}
         typer.echo(json.dumps(told, indent=2))

@@ -29,12 +29,16 @@ ACCEPT, ASK, ESCALATE = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What stands before the weights: the ladder, whose word counts first, and the limits of tokens."""
+    """What stands before the weights: the ladder, whose word counts first, and the limits of tokens.
+
+    `agreed`: nothing is weighed, two drafts that agree are believed and else the teacher is asked (`agreement`).
+    """
 
     ladder: tuple[str, ...]
     prefer: tuple[str, ...]
     limits: tuple[int | None, ...]
     teacher_limit: int | None = None
+    agreed: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,26 @@ def fit(rungs: Sequence[Step], worth: float) -> list[Weighing]:
         asked = step.asked
         made.append(weighing)
     return made[::-1]
+
+
+def agreement(rungs: Sequence[Step]) -> list[Weighing]:
+    """The weights of the simple gate: drafts until two agree, which are believed; after the last one the teacher.
+
+    They owe nothing to the questions, and so promise nothing that is not so.
+    """
+
+    def form(step: Step, **weights: float) -> Vector:
+        return np.array([weights.get(name, 0.0) for name in step.names])
+
+    last = len(rungs) - 1
+    return [
+        Weighing(
+            form(step, alone=1.0) if height else form(step, one=float(not last)),
+            form(step, one=1.0),
+            None if height == last else form(step, alone=2.0) if height else form(step, one=2.0),
+        )
+        for height, step in enumerate(rungs)
+    ]
 
 
 def moves(step: Step, weighing: Weighing, worth: float) -> NDArray[np.intp]:

@@ -6,17 +6,18 @@ and the mean over random splits, each calibrated anew on one half and judged on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from evals.calibrate import Goal, Unsupported, calibrate
-from evals.recorded import Question, Workload
+from evals.recorded import Manifest, Question, Workload
 from evals.replay import Played, cut, gate, play
 from evals.sweep import Curve, curve, sweep
 from gateway.cascade.policy import Policy
+from gateway.errors import ConfigError
 from pricing import tradeoff
 from pricing.intervals import mcnemar
 from pricing.tradeoff import Comparison, NonInferiority, Option, Point
@@ -60,7 +61,13 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """A goal over random splits: means over the held halves. A split whose calibration refused is the teacher alone."""
+    """A goal over random splits: means over the held halves. A split whose calibration refused is the teacher alone.
+
+    `promised`: the retention that cross-fitting told of the policy that was taken, on its own half, so that
+    `promised - retention` is what picking the cheapest of many flattered it by; None: all refused. `random` and
+    `oracle` are cost shares of what each split's policy kept, over the splits where they are known (None: in none).
+    `gate` is the simple gate on the same held halves: its mean retention and cost share.
+    """
 
     goal: Goal
     count: int
@@ -70,6 +77,15 @@ class Splits:
     share_sd: float
     reached: float
     refused: int
+    promised: float | None
+    random: float | None
+    oracle: float | None
+    gate: tuple[float, float]
+
+    def misses(self, most: float | None) -> bool:
+        """Whether the goal is missed at the cost share that it may take (None: any). The teacher alone is no policy."""
+        dear = most is not None and self.share > most
+        return dear or self.retention < self.goal.retention or self.refused == self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,8 @@ def half(workload: Workload, goals: Sequence[Goal]) -> Half:
     """Calibrate on the calibration half, once a goal, and judge on the held half beside all other arms."""
     manifest = workload.manifest
     calibration, held = workload.halves()
+    if not calibration or not held:
+        raise ConfigError(f"{manifest.name}: too few questions to split into halves ({len(workload.questions)})")
     lengths = sorted(question.arms[manifest.teacher].written for question in calibration)
     cap = lengths[min(len(lengths) - 1, ceil(CAP * len(lengths)))]
 
@@ -125,7 +143,7 @@ def half(workload: Workload, goals: Sequence[Goal]) -> Half:
     teacher, student = (played[name] for name in (f"teacher: {manifest.teacher}", f"student: {manifest.students[0]}"))
     rows = [_row(name, each, student, teacher) for name, each in played.items()]
     floors = {
-        row.arm: _floor(row, held, workload, student, teacher)
+        row.arm: _floor(row.comparison.retention or 0.0, row.comparison.cost_share, held, workload, student, teacher)
         for row in rows
         if row.arm in policies or row.arm.startswith("simple gate")
     }
@@ -137,24 +155,61 @@ def half(workload: Workload, goals: Sequence[Goal]) -> Half:
 def splits(workload: Workload, goal: Goal, count: int, *, done: Callable[[], object] = lambda: None) -> Splits:
     """Calibrate and judge on `count` random splits (two or more); `done` is called after each."""
     manifest = workload.manifest
-    retentions, shares, refused = list[float](), list[float](), 0
+    kept: list[Floor] = []
+    shares: list[float] = []
+    promised: list[float] = []
+    gates: list[tuple[float, float]] = []
     for calibration, held in workload.splits(count):
-        baseline = [question.arms[manifest.teacher] for question in held]
+        ends = [_alone(held, model, manifest) for model in (manifest.students[0], manifest.teacher)]
+        baseline = _columns(ends[1])
         try:
             policy = calibrate(calibration, manifest, goal)
         except Unsupported:
-            refused += 1
-            retentions.append(1.0)
-            shares.append(1.0)
+            played = ends[1]
         else:
+            promised.append(float(policy.evidence["retention"]))
             played = [play(policy, manifest, question) for question in held]
-            retention = tradeoff.retention([each.score for each in played], [arm.score for arm in baseline])
-            share = tradeoff.cost_share([each.cost for each in played], [arm.cost for arm in baseline])
-            retentions.append(1.0 if retention is None else retention)
-            shares.append(1.0 if share is None else share)
+        retention, share = _beside(played, baseline)
+        kept.append(_floor(retention, share, held, workload, *ends))
+        shares.append(share)
+        gates.append(_beside([gate(manifest, question) for question in held], baseline))
         done()
-    reached = sum(each >= goal.retention for each in retentions) / count
-    return Splits(goal, count, fmean(retentions), stdev(retentions), fmean(shares), stdev(shares), reached, refused)
+    retentions = [each.retention for each in kept]
+    return Splits(
+        goal,
+        count,
+        fmean(retentions),
+        stdev(retentions),
+        fmean(shares),
+        stdev(shares),
+        sum(each >= goal.retention for each in retentions) / count,
+        count - len(promised),
+        _mean(promised),
+        _mean(each.random for each in kept),
+        _mean(each.oracle for each in kept),
+        (fmean(each for each, _ in gates), fmean(each for _, each in gates)),
+    )
+
+
+def _alone(held: Sequence[Question], model: str, manifest: Manifest) -> list[Played]:
+    teacher = model == manifest.teacher
+    told = [cut(question, model, None, manifest) for question in held]
+    by: Literal["teacher", "student"] = "teacher" if teacher else "student"
+    return [Played(by, int(not teacher), teacher, each.score, each.cost) for each in told]
+
+
+def _beside(played: Sequence[Played], baseline: tuple[list[float], list[float]]) -> tuple[float, float]:
+    """Retention and cost share. ConfigError: the teacher is never right, or costs nothing."""
+    scores, costs = _columns(played)
+    retention, share = tradeoff.retention(scores, baseline[0]), tradeoff.cost_share(costs, baseline[1])
+    if retention is None or share is None:
+        raise ConfigError("the teacher is never right in a half of the questions, or costs nothing: there is no trade")
+    return retention, share
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def told(half: Half, over: Sequence[Splits]) -> dict[str, Any]:
@@ -199,11 +254,15 @@ def _row(name: str, played: Sequence[Played], student: Sequence[Played], teacher
 
 
 def _floor(
-    row: Row, held: Sequence[Question], workload: Workload, student: Sequence[Played], teacher: Sequence[Played]
+    retention: float,
+    share: float | None,
+    held: Sequence[Question],
+    workload: Workload,
+    student: Sequence[Played],
+    teacher: Sequence[Played],
 ) -> Floor:
     """The floors at the retention that an arm reached, so that all three are for the same accuracy."""
     manifest = workload.manifest
-    retention = row.comparison.retention or 0.0
     teacher_scores, teacher_costs = _columns(teacher)
     ends: list[Point] = [tradeoff.point(*reversed(_columns(each))) for each in (student, teacher)]
     random = tradeoff.random_share(retention, *ends)
@@ -212,8 +271,8 @@ def _floor(
         for question in held
     ]
     least = tradeoff.oracle_cost(options, retention * sum(teacher_scores))
-    oracle = None if least is None else least / sum(teacher_costs)
-    share = row.comparison.cost_share
+    spent = sum(teacher_costs)
+    oracle = None if least is None or not spent else least / spent
     known = random is not None and oracle is not None and share is not None
     closed = tradeoff.gap_closed(share, random, oracle) if known else None  # type: ignore[arg-type]
     return Floor(retention, random, oracle, closed)

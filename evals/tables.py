@@ -87,10 +87,9 @@ def splits(out: Console, over: list[Splits], most: list[float | None]) -> None:
     """The means over splits; `most` is the cost share that each goal may take, None: any."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("means over splits", overflow="fold")
-    for name in ("splits", "rho", "sd", "kappa", "sd", "splits at rho", "refused", "target"):
+    for name in ("splits", "rho", "sd", "kappa", "sd", "random", "oracle", "promised", "at rho", "refused", "target"):
         table.add_column(name, justify="right", no_wrap=True)
     for each, limit in zip(over, most, strict=True):
-        reached = each.retention >= each.goal.retention and (limit is None or each.share <= limit)
         asked = f"rho {each.goal.retention:g}" + ("" if limit is None else f", kappa {limit:g}")
         table.add_row(
             Text(f"rho {each.goal.retention:g} at {each.goal.confidence:g}"),
@@ -99,10 +98,16 @@ def splits(out: Console, over: list[Splits], most: list[float | None]) -> None:
             f"{each.retention_sd:.4f}",
             f"{each.share:.4f}",
             f"{each.share_sd:.4f}",
+            _share(each.random),
+            _share(each.oracle),
+            "-" if each.promised is None else f"{each.promised:.4f}",
             show.percent(each.reached),
             str(each.refused),
-            Text(f"{asked}: {'reached' if reached else 'missed'}"),
+            Text(f"{asked}: {'missed' if each.misses(limit) else 'reached'}"),
         )
+    if over:
+        rho, kappa = over[0].gate
+        table.add_row(Text("simple gate"), str(over[0].count), f"{rho:.4f}", "", f"{kappa:.4f}", *[""] * 7)
     out.print(table)
 
 

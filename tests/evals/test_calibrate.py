@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from evals.calibrate import Goal, Unsupported, calibrate
 from evals.fit import Shape
 from evals.recorded import Arm, Question, Workload, write
 from evals.replay import gate, play, totals
+from gateway.answers import Answer
 from gateway.cascade.policy import Policy
 from pricing.tradeoff import cost_share, retention
 from tests.evals.synthetic import MANIFEST, outcomes
@@ -152,3 +154,46 @@ def test_no_policy_asks_for_more_than_was_recorded(workload: Workload) -> None:
         if rung.student in limits:
             assert rung.max_tokens is not None
             assert rung.max_tokens <= limits[rung.student]
+
+
+def test_many_students_are_as_cheap_as_the_simple_gate_over_all_of_them() -> None:
+    """Five who err for themselves: the gate over them is a ladder that the search finds, or a cheaper one."""
+    names = [f"s{number}" for number in range(5)]
+    prices = {"big": MANIFEST.prices["big"], **dict.fromkeys(names, MANIFEST.prices["small"])}
+    many = MANIFEST.model_copy(update={"students": names, "prices": prices})
+    draw = random.Random(3)
+
+    def arm(right: int, skill: float, model: str) -> Arm:
+        said = right if draw.random() < skill else draw.randrange(1000, 9000)
+        cost = prices[model].cost(100, 120)
+        return Arm(Answer("number", str(said)), float(said == right), 100, 120, cost, None)
+
+    questions = [
+        Question(str(number), {name: arm(number, 0.98 if name == "big" else 0.6, name) for name in ("big", *names)})
+        for number in range(500)
+    ]
+    policy = calibrate(questions, many, Goal(0.9, 0.6))
+    assert len(policy.rungs) > 3
+    teacher = sum(question.arms["big"].cost for question in questions)
+    costs = [
+        sum(each.cost for each in played) / teacher
+        for played in (
+            [play(policy, many, question) for question in questions],
+            [gate(many, question) for question in questions],
+        )
+    ]
+    assert costs[0] <= costs[1] * 1.02
+
+
+def test_the_simple_gate_is_a_policy(workload: Workload) -> None:
+    """Its weights decide as it does, whoever is asked first; and it promises what it keeps."""
+    questions = workload.questions
+    for ladder in (("small", "other", "third"), ("third", "other"), ("other",)):
+        shape = Shape(ladder, ladder, (None,) * len(ladder), None, agreed=True)
+        rungs = fit.steps(questions, MANIFEST, shape, 1.0)
+        walked = fit.walk(rungs, fit.agreement(rungs), 0.0)
+        order = MANIFEST.model_copy(update={"students": list(ladder)})
+        asked = [gate(order, question) for question in questions]
+        assert [each.escalated for each in asked] == list(walked.escalated)
+        assert [each.score for each in asked] == list(walked.score)
+        assert [each.cost for each in asked] == pytest.approx(list(walked.cost))
