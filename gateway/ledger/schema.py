@@ -263,7 +263,10 @@ scores = Table(
 """How good an answer was: one row a request and source, of which the last word counts. No text."""
 
 marks = Table("marks", metadata, Column("name", Text, primary_key=True), Column("hour", BigInteger, nullable=False))
-"""`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not."""
+"""`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not.
+
+`mended`: no hour, but how many transactions have mended rollups (see `mending`).
+"""
 
 keys = Table(
     "keys",

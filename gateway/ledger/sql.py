@@ -15,10 +15,11 @@ from gateway.cascade.kept import Kept
 from gateway.chat import Call
 from gateway.errors import Busy, ConfigError
 from gateway.ledger import rows
+from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
-from gateway.ledger.spool import Backlog, place
+from gateway.ledger.replay import replay
 from gateway.ledger.store import Store
-from gateway.ledger.writer import Writer, replay
+from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 
 log = structlog.get_logger(__name__)
@@ -113,6 +114,21 @@ class SqlLedger:
     def spooled(self) -> int:
         """Bytes on this process's disk that the database has not taken; 0 while it works."""
         return self._writer.spooled
+
+    @property
+    def spool_limit(self) -> int:
+        """The most bytes that may wait there; 0: nothing does, entries wait in memory."""
+        return self._writer.room
+
+    @property
+    def away(self) -> bool:
+        """Whether the database takes no rows now: they wait on disk, or in memory."""
+        return self._writer.away
+
+    @property
+    def full(self) -> bool:
+        """Whether new calls are refused for want of room on disk."""
+        return self._writer.full
 
     async def intend(self, call: Call) -> None:
         """Put `call` on record, open, with its bound. Raises `Busy`: it is not on record and must not be made."""

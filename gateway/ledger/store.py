@@ -47,13 +47,19 @@ from gateway.ledger.schema import INTENDED, calls, corrections, entries, measure
 from pricing.length_ratio import Pairs
 
 LOCK_WAIT = 1.0
-"""Seconds that SQLite itself waits for another writer before it says that the database is locked."""
+"""Seconds that the database waits for a lock that somebody else holds before it says so."""
+
+STATEMENT = 2.0
+"""Seconds that a statement which writes may take on PostgreSQL; its rows go to disk then, and are tried again."""
+
+READING = 60.0
+"""Seconds that a statement may take which reads, or which settles what dead runs left open."""
 
 OPENING = 10.0
 """Seconds to go on trying to open a database that others keep locked."""
 
 SILENCE = {"connect_timeout": 3, "tcp_user_timeout": 5_000}
-"""Seconds and milliseconds of silence after which PostgreSQL counts as down; the URL may say otherwise."""
+"""Seconds and milliseconds of silence after which PostgreSQL counts as down; of all these the URL may say otherwise."""
 
 FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
 """What a call knows when it is intended, and settling does not change."""
@@ -129,6 +135,7 @@ class Store:
     def recover(self, run: int, now: float) -> int:
         """Settle at its bound what dead runs left open; the number of calls."""
         with self._begin(write=True) as connection:
+            self._limit(connection, "statement_timeout", READING)
             return recover(connection, run, now)
 
     def write(self, batch: Sequence[Intent | Settlement]) -> None:
@@ -329,7 +336,14 @@ class Store:
     @contextmanager
     def _begin(self, *, write: bool = False) -> Iterator[Connection]:
         with self._gate, (self._writes if write else self._engine).begin() as connection:
+            if not write:
+                self._limit(connection, "statement_timeout", READING)
             yield connection
+
+    def _limit(self, connection: Connection, name: str, seconds: float) -> None:
+        """Set a limit of PostgreSQL's for the transaction; 0: none. Connections have those of who writes a request."""
+        if self._engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL {name} = {seconds * 1000:.0f}")
 
     def _upgrade(self) -> None:
         if self._engine.dialect.name == "sqlite":
@@ -338,6 +352,8 @@ class Store:
                 connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
         with self._begin(write=True) as connection:
             if self._engine.dialect.name == "postgresql":
+                for limit in ("lock_timeout", "statement_timeout"):  # another process may be at it for long
+                    self._limit(connection, limit, 0)
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
             migrate.upgrade(connection)
 
@@ -413,4 +429,16 @@ def _postgresql(url: URL) -> Engine:
         raise exc.ArgumentError(f"{url.get_backend_name()} is not supported, only sqlite and postgresql")
     silence = {name: value for name, value in SILENCE.items() if name not in url.query}
     # Positional parameters, so that one row is one tuple for both databases.
-    return create_engine(url, paramstyle="format", pool_pre_ping=True, connect_args=silence)
+    engine = create_engine(url, paramstyle="format", pool_pre_ping=True, connect_args=silence)
+    limits = {"lock_timeout": LOCK_WAIT, "statement_timeout": STATEMENT}
+    asked = str(url.query.get("options", ""))
+
+    @event.listens_for(engine, "connect")
+    def connected(dbapi: Any, record: object) -> None:
+        # Said once a connection, and not in the options of its start, which poolers in between do not pass on.
+        for name, seconds in limits.items():
+            if name not in asked:
+                dbapi.execute(f"SET {name} = {seconds * 1000:.0f}")
+        dbapi.commit()
+
+    return engine
