@@ -35,6 +35,9 @@ from students.spec import Hosted, PoolSpec, UpstreamSpec
 if TYPE_CHECKING:
     from gateway.traces import Traces
 
+TELLING = 5.0
+"""Seconds between what a process tells of its ledger to those who share its metrics."""
+
 log = structlog.get_logger("gateway.bootstrap")
 
 
@@ -113,6 +116,8 @@ async def open_gateway(
         stack.push_async_callback(models.aclose)
         watch = asyncio.create_task(gateway.lookout.watch())
         stack.push_async_callback(_ended, watch)
+        if metrics.shared:
+            stack.push_async_callback(_ended, asyncio.create_task(_telling(gateway)))
         stack.callback(gateway.shadows.close)
         for name, state in (await gateway.readiness())["upstreams"].items():
             if not state["ready"]:
@@ -122,6 +127,13 @@ async def open_gateway(
             yield gateway
         finally:
             gateway.closing = True
+
+
+async def _telling(gateway: Gateway) -> None:
+    """Where another process may be the one that is scraped, say how the ledger is, also while nobody asks anything."""
+    while True:
+        gateway.tell_of_ledger()
+        await asyncio.sleep(TELLING)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

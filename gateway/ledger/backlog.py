@@ -60,11 +60,6 @@ class Backlog:
         """Bytes of this process's file."""
         return self._own.size
 
-    @property
-    def limit(self) -> int:
-        """The most bytes of it."""
-        return self._limit
-
     def adopt(self) -> None:
         """Take over what dead processes left, oldest first."""
         mine = {spool.path for spool in (self._own, *self._adopted)}

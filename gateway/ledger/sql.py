@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import structlog
-from sqlalchemy import exc
 
 from gateway.cascade.kept import Kept
 from gateway.chat import Call
-from gateway.errors import Busy, ConfigError
+from gateway.errors import ConfigError
 from gateway.ledger import rows
+from gateway.ledger.asking import asked
 from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
@@ -36,6 +36,8 @@ class SqlLedger:
     Several processes may have one database open; each recovers what others left when they died, at opening and
     with every heartbeat. With SQLite, a commit survives the death of the process; the last ones before a loss of
     power may be missing (WAL with synchronous=NORMAL), and then all of a commit is.
+
+    What reads raises `Busy` while the database does not answer.
     """
 
     def __init__(self, store: Store, run: int, writer: Writer, clock: Callable[[], float], *, text: bool) -> None:
@@ -116,11 +118,6 @@ class SqlLedger:
         return self._writer.spooled
 
     @property
-    def spool_limit(self) -> int:
-        """The most bytes that may wait there; 0: nothing does, entries wait in memory."""
-        return self._writer.room
-
-    @property
     def away(self) -> bool:
         """Whether the database takes no rows now: they wait on disk, or in memory."""
         return self._writer.away
@@ -148,7 +145,7 @@ class SqlLedger:
 
         Amounts are nano-dollars, None where unknown.
         """
-        return await asyncio.to_thread(self._store.entry, request_id)
+        return await asked(self._store.entry, request_id)
 
     async def entries(
         self, query: Query = ALL, *, limit: int = 100, before: tuple[float, str] | None = None
@@ -157,11 +154,11 @@ class SqlLedger:
 
         `before`: only those older than the entry with this `at` and `request_id`, for paging.
         """
-        return await asyncio.to_thread(self._store.entries, query, limit, before)
+        return await asked(self._store.entries, query, limit, before)
 
     async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[dict[str, Any]]:
         """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
-        return await asyncio.to_thread(self._store.calls, query, limit)
+        return await asked(self._store.calls, query, limit)
 
     async def timed(
         self, upstream: str, *, since: float | None = None, until: float | None = None, limit: int = 1000
@@ -170,7 +167,7 @@ class SqlLedger:
 
         Amounts are as booked: corrections are not in them.
         """
-        return await asyncio.to_thread(self._store.timed, upstream, since, until, limit)
+        return await asked(self._store.timed, upstream, since, until, limit)
 
     async def savings(self, query: Query = ALL) -> Sequence[SavingsRow]:
         """Sums of the settled entries, one row a group, ordered by group; ungrouped: one row named `all`.
@@ -179,11 +176,11 @@ class SqlLedger:
         `baseline_low` and `baseline_high` are None when one of those requests lacks them. Raises `BadRequest`
         for a grouping that there is not.
         """
-        return await asyncio.to_thread(self._store.savings, query)
+        return await asked(self._store.savings, query)
 
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
-        return await asyncio.to_thread(self._store.lengths, since)
+        return await asked(self._store.lengths, since)
 
     async def climbed(self, route: str, since: float, limit: int) -> Sequence[Sequence[Kept]]:
         """The drafts of the newest `limit` requests since then that this route's cascade answered, its shadows' too."""
@@ -191,16 +188,11 @@ class SqlLedger:
 
     async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
         """Put a score from 0 to 1 on record, in place of an earlier one of the same source. Raises `Busy`."""
-        try:
-            await asyncio.to_thread(self._store.score, request_id, source, value, label)
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            # Not its own words: they hold the values of the statement.
-            log.error("a score could not be written", error=type(getattr(error, "orig", error)).__name__)
-            raise Busy("The ledger's database does not answer; try again shortly.") from None
+        await asked(self._store.score, request_id, source, value, label)
 
     async def observed(self, since: float | None = None, until: float | None = None) -> tuple[dict[str, Traffic], bool]:
         """The traffic of each route that was measured or scored in a range of time; and whether there was more."""
-        return await asyncio.to_thread(self._store.observed, since, until)
+        return await asked(self._store.observed, since, until)
 
     async def aclose(self) -> None:
         """Write everything that waits, then close. Idempotent; goes on to its end when the caller is cancelled."""

@@ -106,11 +106,6 @@ class Writer:
         return self._backlog.size if self._backlog is not None and self._backlog.own_waits else 0
 
     @property
-    def room(self) -> int:
-        """How many bytes may wait on disk."""
-        return 0 if self._backlog is None else self._backlog.limit
-
-    @property
     def away(self) -> bool:
         """Whether the database fails, or says nothing."""
         return bool(self._pause) or self._silent() > PATIENT[0]
