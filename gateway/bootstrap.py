@@ -20,6 +20,7 @@ from gateway.ledger.sql import SqlLedger
 from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
 from gateway.planner import CHANCE, Draw, Planner
+from gateway.shared.budget import Budget
 from gateway.shared.build import open_shared
 from gateway.shared.logouts import Logouts
 from gateway.shared.refusals import Refusals
@@ -34,6 +35,9 @@ from students.spec import Hosted, PoolSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from gateway.traces import Traces
+
+RECOVERING = 15.0
+"""Seconds between looks for what dead processes left put aside, where the ledger does not look itself."""
 
 TELLING = 5.0
 """Seconds between what a process tells of its ledger to those who share its metrics."""
@@ -100,7 +104,7 @@ async def open_gateway(
                 upstream.engine.breaker.share(shared.switches)
         refusals = Refusals(ledger.store)
         stack.push_async_callback(refusals.aclose)
-        admission = Admission(shared, refusals)
+        admission = Admission(shared, refusals, ledger.run)
         stack.push_async_callback(admission.aclose)
         metrics = _metrics(config)
         stack.callback(metrics.close)
@@ -116,6 +120,7 @@ async def open_gateway(
         stack.push_async_callback(models.aclose)
         watch = asyncio.create_task(gateway.lookout.watch())
         stack.push_async_callback(_ended, watch)
+        stack.push_async_callback(_ended, asyncio.create_task(_recovering(shared.budget)))
         if metrics.shared:
             stack.push_async_callback(_ended, asyncio.create_task(_telling(gateway)))
         stack.callback(gateway.shadows.close)
@@ -127,6 +132,18 @@ async def open_gateway(
             yield gateway
         finally:
             gateway.closing = True
+
+
+async def _recovering(budget: Budget) -> None:
+    """Settle what ended processes left put aside, now and from time to time."""
+    while True:
+        try:
+            count = await budget.recover()
+            if count:
+                log.warning("budgets settled what a dead process left put aside", reservations=count)
+        except Exception as error:  # noqa: BLE001 - who keeps budgets is away: the next look tries again
+            log.warning("what dead processes left put aside cannot be settled", error=type(error).__name__)
+        await asyncio.sleep(RECOVERING)
 
 
 async def _telling(gateway: Gateway) -> None:

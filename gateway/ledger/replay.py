@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import structlog
 
 from gateway.ledger.backlog import Backlog
+from gateway.ledger.rows import Settlement
 from gateway.ledger.spool import Item
 from gateway.ledger.store import Store
 
@@ -51,6 +53,8 @@ def replay(store: Store, backlog: Backlog) -> bool:
         items = [item for item in items if item.request_id not in gone]
         if commit(store, items, refused) < len(items):
             return False
+        if backlog.is_adopted(spool):
+            store.charge([item.request_id for item in items if isinstance(item, Settlement)], time.time())
         aside = [*late, *(items[n] for n in refused)]
         for item in aside:
             spool.refuse(item)

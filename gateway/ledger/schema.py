@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    false,
     true,
 )
 
@@ -338,5 +339,9 @@ reservations = Table(
     Column("periods", Text, nullable=False),  # JSON: those of `spending` that hold the amount
     Column("amount", BigInteger, nullable=False),
     Column("keep_until", BigInteger, index=True),  # when the last of its periods goes; NULL: never
+    # NULL: nobody knows whose it is, or (`run`) it was settled for a process that died; see `charges`.
+    Column("request_id", Text),
+    Column("run", Integer),
+    Column("own_key", Boolean, nullable=False, server_default=false()),  # the caller's own key pays the teacher
 )
 """What is put aside and not settled. Settling removes the row, so that nothing is settled twice."""

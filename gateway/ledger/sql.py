@@ -108,6 +108,11 @@ class SqlLedger:
         return self._store
 
     @property
+    def run(self) -> int:
+        """This process in the ledger: what it leaves behind is known by that."""
+        return self._run
+
+    @property
     def waiting(self) -> int:
         """How many intents and entries are neither committed nor on disk."""
         return self._writer.waiting

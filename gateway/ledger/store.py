@@ -37,7 +37,7 @@ from sqlalchemy.pool import StaticPool
 
 from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
-from gateway.ledger import drafted, migrate, rollup, savings, scores
+from gateway.ledger import charges, drafted, migrate, rollup, savings, scores
 from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
@@ -328,6 +328,11 @@ class Store:
         """See `scores.observed`."""
         with self._begin() as connection:
             return scores.observed(connection, since, until)
+
+    def charge(self, late: Sequence[str], now: float) -> None:
+        """Put what is on record of these requests in the place of what recovery counted for them."""
+        with self._begin(write=True) as connection:
+            charges.settle(connection, now, late=late)
 
     def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
         """A transaction for those who keep tables of their own in this database (`gateway.keys`)."""

@@ -89,7 +89,7 @@ async def test_every_page_and_question_is_answered_503_in_words(tmp_path: Path, 
     assert not [line for line in logs if line.get("exc_info")], "no traceback"
 
 
-async def test_who_watches_is_told(tmp_path: Path) -> None:
+async def test_who_watches_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it is away, how much waits, and when there is no room any more."""
 
     async def told() -> tuple[float, float, float]:
@@ -112,9 +112,10 @@ async def test_who_watches_is_told(tmp_path: Path) -> None:
             assert isinstance(gateway.ledger, SqlLedger)
             backlog = gateway.ledger._writer._backlog
             assert backlog is not None
-            backlog._limit = 1_000
+            monkeypatch.setattr(backlog, "_limit", 1_000)
             ready = await http.get("/readyz", headers=CALLER)
             assert (ready.status_code, ready.json()["ready"], ready.json()["ledger"]) == (503, False, "full")
+            monkeypatch.undo()
         async with asyncio.timeout(10):
             while gateway.ledger.away or gateway.ledger.spooled:  # noqa: ASYNC110 - a thread's doing
                 await asyncio.sleep(0.02)
