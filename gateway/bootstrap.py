@@ -85,6 +85,7 @@ async def open_gateway(
             limit=accounts.queue,
             spool=accounts.spool,
             spool_bytes=accounts.spool_bytes,
+            synchronous=accounts.synchronous,
         )
         stack.push_async_callback(ledger.aclose)
         ring = await Keyring.open(KeyStore(ledger.store))

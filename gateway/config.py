@@ -84,6 +84,9 @@ class LedgerConfig(Strict):
     spool_bytes: int = Field(
         256 * 2**20, ge=0, description="The most that may wait there; then new calls are answered 503. 0: nothing does."
     )
+    synchronous: Literal["normal", "full"] = Field(
+        "normal", description="SQLite's: with `full` each commit waits for the disk, and outlives a loss of power."
+    )
 
     @field_validator("url")
     @classmethod

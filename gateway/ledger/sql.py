@@ -18,7 +18,7 @@ from gateway.ledger.asking import asked
 from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
-from gateway.ledger.store import Store
+from gateway.ledger.store import Store, Synchronous
 from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 
@@ -35,7 +35,7 @@ class SqlLedger:
 
     Several processes may have one database open; each recovers what others left when they died, at opening and
     with every heartbeat. With SQLite, a commit survives the death of the process; the last ones before a loss of
-    power may be missing (WAL with synchronous=NORMAL), and then all of a commit is.
+    power may be missing (WAL with `synchronous` normal), and then all of a commit is.
 
     What reads raises `Busy` while the database does not answer.
     """
@@ -60,6 +60,7 @@ class SqlLedger:
         heartbeat: float = 15.0,
         spool: Path | None = None,
         spool_bytes: int = SPOOL_BYTES,
+        synchronous: Synchronous = "normal",
     ) -> Self:
         """Open the database at `url` (see `Store.open`), write to it what dead processes left on disk, and settle
         what they left open.
@@ -69,7 +70,7 @@ class SqlLedger:
         `spool_bytes` the most that may wait there; 0: nothing does. Raises `ConfigError` when the database or the
         folder cannot be used. Close it with `aclose`.
         """
-        store = await asyncio.to_thread(Store.open, url)
+        store = await asyncio.to_thread(Store.open, url, synchronous)
         backlog: Backlog | None = None
         try:
             backlog = await asyncio.to_thread(_backlog, url, spool, spool_bytes)

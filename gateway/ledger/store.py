@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from sqlalchemy import (
@@ -67,6 +67,9 @@ FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy
 _UPGRADE_LOCK = 0x676B74  # any number that no other application on the same PostgreSQL takes
 
 
+Synchronous = Literal["normal", "full"]
+
+
 class Store:
     """An open database. Any thread may call any method. `close` it."""
 
@@ -81,14 +84,15 @@ class Store:
         self._intend, self._settle_calls, self._settle_entries, self._add = _compiled(kind, engine.dialect.paramstyle)
 
     @classmethod
-    def open(cls, url: str) -> Store:
+    def open(cls, url: str, synchronous: Synchronous = "normal") -> Store:
         """Open `sqlite:///path`, `sqlite://` (in memory) or `postgresql+psycopg://...`, and bring it up to date.
 
+        `synchronous` is SQLite's: with `full`, a commit is on disk when it returns, and outlives a loss of power.
         The folder of an SQLite file is made when it is missing. Raises `ConfigError` when it cannot be used.
         """
         try:
             where = make_url(url)
-            engine = _sqlite(where) if where.get_backend_name() == "sqlite" else _postgresql(where)
+            engine = _sqlite(where, synchronous) if where.get_backend_name() == "sqlite" else _postgresql(where)
         except (exc.ArgumentError, ImportError, OSError) as error:
             raise ConfigError(f"the ledger cannot be opened: {error}") from error
         until = time.monotonic() + OPENING
@@ -406,7 +410,7 @@ def rollup_statement(dialect: Dialect) -> str:
     return told.replace(":ids", "?" if dialect.name == "sqlite" else "%s")
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, synchronous: str) -> Engine:
     if url.database in (None, "", ":memory:"):
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
@@ -417,7 +421,7 @@ def _sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(dbapi: Any, record: object) -> None:
         dbapi.isolation_level = None  # we say BEGIN ourselves
-        for pragma in (f"busy_timeout={LOCK_WAIT * 1000:.0f}", "synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in (f"busy_timeout={LOCK_WAIT * 1000:.0f}", f"synchronous={synchronous}", "foreign_keys=ON"):
             dbapi.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -1,4 +1,4 @@
-"""A whole gateway loses its database, or its life, under load: nobody hangs, and budgets and ledger agree afterwards."""
+"""A whole gateway loses its database, or its life, under load: nobody hangs, and its budgets agree with its ledger."""
 
 from __future__ import annotations
 
