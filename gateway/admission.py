@@ -95,7 +95,7 @@ class Admission:
                 estimate = 0 if limits.tokens_per_minute is None else estimated(chat)
                 taken = await self.shared.limiter.take(caller.id, limits, estimate)
             if budgets:
-                origin = None if self._run is None else Origin(chat.request_id, self._run, exchange.own_key)
+                origin = None if self._run is None else Origin(chat.id, self._run, exchange.own_key)
                 reservation = await self.shared.budget.reserve(caller.id, budgets, amount, time.time(), origin)
         except BaseException as error:
             if isinstance(error, (RateLimited, OverBudget, Busy)):
