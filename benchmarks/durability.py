@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from gateway.chat import Call
+from gateway.ledger.engines import Synchronous
 from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
-from gateway.ledger.store import Synchronous
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage

@@ -16,9 +16,10 @@ from gateway.errors import ConfigError
 from gateway.ledger import rows
 from gateway.ledger.asking import asked
 from gateway.ledger.backlog import Backlog, place
+from gateway.ledger.engines import Synchronous
 from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
-from gateway.ledger.store import Store, Synchronous
+from gateway.ledger.store import Store
 from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 

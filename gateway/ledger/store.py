@@ -11,19 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from sqlalchemy import (
-    URL,
     Connection,
     Dialect,
     Engine,
-    create_engine,
     delete,
-    event,
     exc,
     insert,
     literal_column,
@@ -38,6 +34,7 @@ from sqlalchemy.pool import StaticPool
 from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
 from gateway.ledger import charges, drafted, migrate, rollup, savings, scores
+from gateway.ledger.engines import Synchronous, on_postgresql, on_sqlite
 from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
@@ -46,28 +43,16 @@ from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, 
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
 from pricing.length_ratio import Pairs
 
-LOCK_WAIT = 1.0
-"""Seconds that the database waits for a lock that somebody else holds before it says so."""
-
-STATEMENT = 2.0
-"""Seconds that a statement which writes may take on PostgreSQL; its rows go to disk then, and are tried again."""
-
 READING = 60.0
 """Seconds that a statement may take which reads, or which settles what dead runs left open."""
 
 OPENING = 10.0
 """Seconds to go on trying to open a database that others keep locked."""
 
-SILENCE = {"connect_timeout": 3, "tcp_user_timeout": 5_000}
-"""Seconds and milliseconds of silence after which PostgreSQL counts as down; of all these the URL may say otherwise."""
-
 FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
 """What a call knows when it is intended, and settling does not change."""
 
 _UPGRADE_LOCK = 0x676B74  # any number that no other application on the same PostgreSQL takes
-
-
-Synchronous = Literal["normal", "full"]
 
 
 class Store:
@@ -92,7 +77,7 @@ class Store:
         """
         try:
             where = make_url(url)
-            engine = _sqlite(where, synchronous) if where.get_backend_name() == "sqlite" else _postgresql(where)
+            engine = on_sqlite(where, synchronous) if where.get_backend_name() == "sqlite" else on_postgresql(where)
         except (exc.ArgumentError, ImportError, OSError) as error:
             raise ConfigError(f"the ledger cannot be opened: {error}") from error
         until = time.monotonic() + OPENING
@@ -408,46 +393,3 @@ def rollup_statement(dialect: Dialect) -> str:
     added = rollup.added(dialect.name, literal_column(":ids"))
     told = str(added.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     return told.replace(":ids", "?" if dialect.name == "sqlite" else "%s")
-
-
-def _sqlite(url: URL, synchronous: str) -> Engine:
-    if url.database in (None, "", ":memory:"):
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
-    else:
-        path = Path(str(url.database)).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url.set(database=str(path)))
-
-    @event.listens_for(engine, "connect")
-    def connected(dbapi: Any, record: object) -> None:
-        dbapi.isolation_level = None  # we say BEGIN ourselves
-        for pragma in (f"busy_timeout={LOCK_WAIT * 1000:.0f}", f"synchronous={synchronous}", "foreign_keys=ON"):
-            dbapi.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A writer takes its lock at once: one that reads first and then writes cannot wait, it can only fail.
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _postgresql(url: URL) -> Engine:
-    if url.get_backend_name() != "postgresql":
-        raise exc.ArgumentError(f"{url.get_backend_name()} is not supported, only sqlite and postgresql")
-    silence = {name: value for name, value in SILENCE.items() if name not in url.query}
-    # Positional parameters, so that one row is one tuple for both databases.
-    engine = create_engine(url, paramstyle="format", pool_pre_ping=True, connect_args=silence)
-    limits = {"lock_timeout": LOCK_WAIT, "statement_timeout": STATEMENT}
-    asked = str(url.query.get("options", ""))
-
-    @event.listens_for(engine, "connect")
-    def connected(dbapi: Any, record: object) -> None:
-        # Said once a connection, and not in the options of its start, which poolers in between do not pass on.
-        for name, seconds in limits.items():
-            if name not in asked:
-                dbapi.execute(f"SET {name} = {seconds * 1000:.0f}")
-        dbapi.commit()
-
-    return engine
