@@ -13,7 +13,7 @@ import structlog
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.config import Config
-from gateway.errors import ConfigError
+from gateway.errors import Busy, ConfigError
 from gateway.keys.ring import Keyring
 from gateway.keys.store import KeyStore
 from gateway.ledger.sql import SqlLedger
@@ -142,7 +142,9 @@ async def _recovering(budget: Budget) -> None:
             count = await budget.recover()
             if count:
                 log.warning("budgets settled what a dead process left put aside", reservations=count)
-        except Exception as error:  # noqa: BLE001 - who keeps budgets is away: the next look tries again
+        except Busy:
+            pass  # who keeps budgets is away, and has said so: the next look tries again
+        except Exception as error:  # noqa: BLE001 - whatever it is, the looking must go on
             log.warning("what dead processes left put aside cannot be settled", error=type(error).__name__)
         await asyncio.sleep(RECOVERING)
 

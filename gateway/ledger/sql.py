@@ -84,7 +84,14 @@ class SqlLedger:
                         pass
 
             def recover() -> None:
-                settled = store.recover(run, clock())
+                try:
+                    settled = store.recover(run, clock())
+                except Exception as error:
+                    if not store.transient(error):
+                        raise
+                    # Somebody has locked what it needs: no reason not to start, or to wait.
+                    log.warning("ledger cannot settle now what dead processes left", error=type(error).__name__)
+                    return
                 if settled:
                     log.warning("ledger settled at their bounds calls that a dead process left open", calls=settled)
 
@@ -191,7 +198,7 @@ class SqlLedger:
 
     async def climbed(self, route: str, since: float, limit: int) -> Sequence[Sequence[Kept]]:
         """The drafts of the newest `limit` requests since then that this route's cascade answered, its shadows' too."""
-        return await asyncio.to_thread(self._store.climbed, route, since, limit)
+        return await asked(self._store.climbed, route, since, limit)
 
     async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
         """Put a score from 0 to 1 on record, in place of an earlier one of the same source. Raises `Busy`."""

@@ -75,7 +75,7 @@ class Clients:
 
     async def ask(self, name: str, secret: str) -> None:
         answered, refused = self.answered.setdefault(name, []), self.refused.setdefault(name, [])
-        messages: Any = [{"role": "user", "content": "Tell me of the sea."}]
+        messages: Any = [{"role": "user", "content": "Tell me of item-sea."}]
         async with AsyncOpenAI(base_url=f"{self.url}/v1", api_key=secret, max_retries=0, timeout=30) as sdk:
             while not self.stop:
                 began = time.monotonic()
@@ -157,7 +157,7 @@ async def test_after_a_kill_budgets_and_ledger_agree(
                     messages: Any = [{"role": "user", "content": text}]
                     return await sdk.chat.completions.create(model="gkt", messages=messages)
 
-                await one("Tell me of the sea.")
+                await one("Tell me of item-sea.")
                 tasks = [asyncio.create_task(one("item-slow")) for _ in range(3)]
                 await ask(eventually, lambda: len(served.sql("SELECT id FROM calls WHERE is_open")) == 3)
                 assert float(await ask(used, served, key["id"])) > 1, "the most that they can cost is put aside"
