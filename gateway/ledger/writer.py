@@ -29,8 +29,11 @@ log = structlog.get_logger(__name__)
 RETRY = (0.05, 1.0)
 """Seconds between attempts on a database that fails: the first pause, doubled up to the last."""
 
-PATIENT = (1.0, 0.1)
-"""Seconds of silence after which rows go to disk: of a database that worked the last time, and of one that failed."""
+PATIENT = (2.0, 0.1)
+"""Seconds of silence after which rows go to disk: of a database that worked the last time, and of one that failed.
+
+The first is longer than what the database itself waits for a lock: a disk that is slow for a moment is no outage.
+"""
 
 GLANCE = 0.1
 """Seconds between looks at how long the database has been silent."""

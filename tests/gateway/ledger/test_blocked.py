@@ -26,10 +26,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.slow]
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
 
-SECONDS = 4.0
+SECONDS = 5.0
 """How long the database is blocked: longer than an intent would be kept waiting."""
 
-PROMPT = 2.5
+PROMPT = 4.0
 """Seconds within which each step of a request is done, on a machine that has other things to do."""
 
 
@@ -177,7 +177,7 @@ async def test_rebuilding_and_pruning_hold_up_nobody(
     assert (await asyncio.to_thread(upkeep.prune, database, now, "entries"))[1] == 3_000
     load.stop = True
     await asyncio.wait_for(asyncio.gather(*clients), 10)
-    assert load.slowest < PROMPT / 2
+    assert load.slowest < PROMPT
     await ledger.aclose()
     assert upkeep.check(database) == []
     store = Store.open(database)
