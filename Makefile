@@ -13,8 +13,9 @@ SEVERAL := -n auto --maxprocesses=4 -m "not alone"
 alone = -m alone $$(grep -rl --include='*.py' 'mark\.alone' $(1))
 CLIENTS := tests/e2e tests/gateway/api
 BUT := --ignore=tests/e2e/test_doctor.py
-RACES := tests/contracts/test_budgets.py tests/e2e/test_crash.py tests/gateway/ledger/test_outage.py \
-         -k "500_at_once or kill or outage"
+RACES := tests/contracts/test_budgets.py tests/contracts/test_orphans.py tests/e2e/test_crash.py \
+         tests/e2e/test_outage.py tests/gateway/ledger/test_outage.py tests/gateway/ledger/test_blocked.py \
+         -k "500_at_once or kill or outage or blocks or dead or load"
 
 # Compiled modules are kept, even where the environment says otherwise: tests are collected by several processes and
 # start a hundred gateways, and each would compile all of them anew.

@@ -153,6 +153,8 @@ def fill(store: Store, shape: Shape) -> None:
     print(f"{told} written in {time.perf_counter() - began:.0f} s", flush=True)
     began = time.perf_counter()
     with store.transaction(write=True) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         rollup.rebuild(connection)
         counted = connection.execute(select(rollups.c.level, func.count()).group_by(rollups.c.level)).all()
         if connection.dialect.name == "sqlite":

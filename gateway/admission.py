@@ -17,7 +17,7 @@ from gateway.allowance import MOST, Allowance, Quota
 from gateway.chat import Caller, Chat, Exchange
 from gateway.errors import Busy, Forbidden, OverBudget, RateLimited
 from gateway.ledger.entry import Entry
-from gateway.shared.budget import Reservation
+from gateway.shared.budget import Origin, Reservation
 from gateway.shared.build import Shared
 from gateway.shared.limits import Taken
 from gateway.shared.refusals import Refusals
@@ -61,9 +61,11 @@ class Admission:
     nobody could say. Whoever made it closes it, later; None: one of its own.
     """
 
-    def __init__(self, shared: Shared, refusals: Refusals | None = None) -> None:
+    def __init__(self, shared: Shared, refusals: Refusals | None = None, run: int | None = None) -> None:
+        """`run` is this process in the ledger; None: what it leaves put aside, nobody settles for it."""
         self.shared = shared
         self.refusals = Refusals() if refusals is None else refusals
+        self._run = run
         self._giving: set[asyncio.Task[None]] = set()
 
     async def admit(self, exchange: Exchange, quota: Quota, worst_case: Callable[[], Money | None]) -> Held:
@@ -93,7 +95,8 @@ class Admission:
                 estimate = 0 if limits.tokens_per_minute is None else estimated(chat)
                 taken = await self.shared.limiter.take(caller.id, limits, estimate)
             if budgets:
-                reservation = await self.shared.budget.reserve(caller.id, budgets, amount, time.time())
+                origin = None if self._run is None else Origin(chat.id, self._run, exchange.own_key)
+                reservation = await self.shared.budget.reserve(caller.id, budgets, amount, time.time(), origin)
         except BaseException as error:
             if isinstance(error, (RateLimited, OverBudget, Busy)):
                 self.refusals.add(caller.id, reason(error))

@@ -14,7 +14,7 @@ import structlog
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.config import Config
-from gateway.errors import ConfigError
+from gateway.errors import Busy, ConfigError
 from gateway.keys.ring import Keyring
 from gateway.keys.store import KeyStore
 from gateway.ledger import aside
@@ -23,6 +23,7 @@ from gateway.ledger.sql import SqlLedger
 from gateway.metrics import SHARED, Metrics
 from gateway.pipeline import Gateway
 from gateway.planner import CHANCE, Draw, Planner
+from gateway.shared.budget import Budget
 from gateway.shared.build import open_shared
 from gateway.shared.logouts import Logouts
 from gateway.shared.refusals import Refusals
@@ -37,6 +38,12 @@ from students.spec import EngineSpec, Hosted, PoolSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from gateway.traces import Traces
+
+RECOVERING = 15.0
+"""Seconds between looks for what dead processes left put aside, where the ledger does not look itself."""
+
+TELLING = 5.0
+"""Seconds between what a process tells of its ledger to those who share its metrics."""
 
 log = structlog.get_logger("gateway.bootstrap")
 
@@ -81,6 +88,7 @@ async def open_gateway(
             limit=accounts.queue,
             spool=accounts.spool,
             spool_bytes=accounts.spool_bytes,
+            synchronous=accounts.synchronous,
         )
         stack.push_async_callback(ledger.aclose)
         if accounts.keep_days is not None or accounts.keep_texts_days is not None:
@@ -104,7 +112,7 @@ async def open_gateway(
                 upstream.engine.breaker.share(shared.switches)
         refusals = Refusals(ledger.store)
         stack.push_async_callback(refusals.aclose)
-        admission = Admission(shared, refusals)
+        admission = Admission(shared, refusals, ledger.run)
         stack.push_async_callback(admission.aclose)
         metrics = _metrics(config)
         stack.callback(metrics.close)
@@ -120,6 +128,9 @@ async def open_gateway(
         stack.push_async_callback(models.aclose)
         watch = asyncio.create_task(gateway.lookout.watch())
         stack.push_async_callback(_ended, watch)
+        stack.push_async_callback(_ended, asyncio.create_task(_recovering(shared.budget)))
+        if metrics.shared:
+            stack.push_async_callback(_ended, asyncio.create_task(_telling(gateway)))
         stack.callback(gateway.shadows.close)
         for name, state in (await gateway.readiness())["upstreams"].items():
             if not state["ready"]:
@@ -129,6 +140,27 @@ async def open_gateway(
             yield gateway
         finally:
             gateway.closing = True
+
+
+async def _recovering(budget: Budget) -> None:
+    """Settle what ended processes left put aside, now and from time to time."""
+    while True:
+        try:
+            count = await budget.recover()
+            if count:
+                log.warning("budgets settled what a dead process left put aside", reservations=count)
+        except Busy:
+            pass  # who keeps budgets is away, and has said so: the next look tries again
+        except Exception as error:  # noqa: BLE001 - whatever it is, the looking must go on
+            log.warning("what dead processes left put aside cannot be settled", error=type(error).__name__)
+        await asyncio.sleep(RECOVERING)
+
+
+async def _telling(gateway: Gateway) -> None:
+    """Where another process may be the one that is scraped, say how the ledger is, also while nobody asks anything."""
+    while True:
+        gateway.tell_of_ledger()
+        await asyncio.sleep(TELLING)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -95,6 +95,9 @@ class LedgerConfig(Strict):
         description="Prompts and answers are removed when they are older, and files that were kept aside beside the "
         "spool. Without it: with their entries.",
     )
+    synchronous: Literal["normal", "full"] = Field(
+        "normal", description="SQLite's: with `full` each commit waits for the disk, and outlives a loss of power."
+    )
 
     @field_validator("url")
     @classmethod

@@ -110,6 +110,13 @@ GAUGES: Mapping[str, Told] = {
     "gkt_requests_in_flight": Told("Requests under way."),
     "gkt_ledger_queue_rows": Told("Rows that wait to be written into the ledger; of several processes, the most."),
     "gkt_ledger_queue_limit_rows": Told("Rows that may wait in a process; with more, calls are answered 503."),
+    "gkt_ledger_away": Told("Processes whose database fails or says nothing now, 0 or 1 each."),
+    "gkt_ledger_spool_bytes": Told(
+        "Bytes that wait on disk for the ledger's database; of several processes, the most."
+    ),
+    "gkt_ledger_spool_limit_bytes": Told(
+        "Bytes that may wait there for a process; with seven eighths of them, calls are answered 503."
+    ),
     "gkt_redis_away": Told("Processes that cannot reach Redis now, 0 or 1 each."),
     "gkt_upstream_ready": Told("1: the upstream could be reached when it was last looked at.", ("upstream",)),
     "gkt_upstream_breaker": Told(
@@ -209,6 +216,9 @@ class Metrics:
         self.in_flight = gauge("gkt_requests_in_flight")
         self.queue = gauge("gkt_ledger_queue_rows", "livemax")
         gauge("gkt_ledger_queue_limit_rows", "livemax").set(config.ledger.queue)
+        self._ledger_away = gauge("gkt_ledger_away")
+        self._spool = gauge("gkt_ledger_spool_bytes", "livemax")
+        gauge("gkt_ledger_spool_limit_bytes", "livemax").set(config.ledger.spool_bytes)
         for outcome in RELOADS:  # from 0 on, so that the first one is an increase
             self._reloads(outcome)
         for outcome in SHADOWS:
@@ -280,6 +290,12 @@ class Metrics:
     def limited(self, limit: str) -> None:
         """Count a request that `limit` refused: requests, tokens, concurrent, budget, or away."""
         self._limited(limit).inc()
+
+    def ledger(self, waiting: int, spooled: int, *, away: bool) -> None:
+        """Say how many rows wait in memory, how many bytes on disk, and whether the database is away."""
+        self.queue.set(waiting)
+        self._spool.set(spooled)
+        self._ledger_away.set(away)
 
     def redis(self, away: bool, counts: Mapping[str, int]) -> None:
         """Say how Redis is; `counts` are `outages`, `local` and `refused` since the process started."""

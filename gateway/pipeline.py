@@ -328,13 +328,15 @@ class Gateway:
                 await self.shadows.idle()
 
     async def readiness(self) -> dict[str, Any]:
-        """Whether every upstream can be reached, and what each proved to be able to do; see `/readyz`."""
+        """Whether every upstream can be reached, what each proved able to do, and how the ledger is; see `/readyz`."""
         state = await self._readiness.state()
-        return state | {"ready": state["ready"] and not self.closing}
+        # While there is room on disk, requests are answered and booked as ever: no reason to send them elsewhere.
+        ledger = "full" if self.ledger.full else "away" if self.ledger.away else "ok"
+        return state | {"ready": state["ready"] and not self.closing and ledger != "full", "ledger": ledger}
 
     async def glance(self) -> None:
         """Bring the gauges up to date, as far as that is possible within a second."""
-        self.metrics.queue.set(self.ledger.waiting)
+        self.tell_of_ledger()
         self.metrics.in_flight.set(self.in_flight)
         self._tell_of_redis()
         self._tell_of_upstreams()
@@ -387,6 +389,11 @@ class Gateway:
             log.error("the ledger takes no entry", request_id=entry.request_id, error=str(error))
         _log(entry)
 
+    def tell_of_ledger(self) -> None:
+        """Bring the gauges of the ledger up to date."""
+        ledger = self.ledger
+        self.metrics.ledger(ledger.waiting, ledger.spooled, away=ledger.away)
+
     def _tell_of_redis(self) -> None:
         link = self.admission.shared.link
         if link is not None:
@@ -412,7 +419,7 @@ class Gateway:
                 return
             self.metrics.settled(entry)
             if self.metrics.shared:
-                self.metrics.queue.set(self.ledger.waiting)
+                self.tell_of_ledger()
                 self._tell_of_upstreams()
             if self.traces is not None:
                 self.traces.settled(entry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -19,13 +21,15 @@ from gateway.cli.group import ConfigFile, Trouble, moment
 from gateway.config import Config
 
 if TYPE_CHECKING:
+    from gateway.allowance import Allowance
     from gateway.keys.key import Key
     from gateway.keys.store import KeyStore
+    from pricing.money import Money
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make, list, revoke and rotate the keys of callers, in the ledger's database (ledger.url).",
+    help="Make, list, revoke and rotate the keys of callers, in the ledger's database (ledger.url); see their budgets.",
 )
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -169,6 +173,77 @@ def rotate(
     with _kept(config) as keys:
         key, secret = keys.rotate(key_id, seconds)
     _made(key, secret, as_json)
+
+
+@app.command("budget")
+def budget(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or a caller's as the accounts show it.")],
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Count anew: what the ledger has booked, and what is under way now.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, in dollars.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what is used of a key's budgets, beside what the ledger has booked of its requests in the same periods.
+
+    The difference is what is put aside for requests under way. Where there are none and there is one, whoever keeps the
+    budgets has lost its memory, or has changed: --recompute mends that, also beside running gateways.
+    """
+    from gateway.errors import Busy
+
+    settings = Config.load(config)
+    with _kept(config) as keys:
+        try:
+            rows = asyncio.run(_budgets(settings, keys, key_id, recompute=recompute))
+        except Busy as error:
+            raise Trouble(str(error)) from None
+    if as_json:
+        told = [
+            {**each.plain, "used_usd": used.plain, "ledger_usd": booked.plain, "beside_usd": (used - booked).plain}
+            for each, used, booked in rows
+        ]
+        typer.echo(json.dumps({"id": key_id, "data": told}, indent=2))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("budget", "used", "in the ledger", "beside it"):
+        table.add_column(heading, justify="right")
+    for each, used, booked in rows:
+        period = "in total" if each.period == "total" else f"per {each.period}"
+        table.add_row(f"{each.limit} {period}", str(used), str(booked), str(used - booked))
+    show.console().print(table if rows else Text(f"{key_id} has no budget."))
+
+
+async def _budgets(
+    settings: Config, keys: KeyStore, key_id: str, *, recompute: bool
+) -> list[tuple[Allowance, Money, Money]]:
+    """Each budget, what is used of it, and what the ledger has."""
+    from gateway.admission import Admission
+    from gateway.bootstrap import redis_url
+    from gateway.chat import Caller
+    from gateway.errors import NotFound
+    from gateway.shared import recount
+    from gateway.shared.build import open_shared
+    from pricing.money import Money
+
+    try:
+        caller = keys.get(key_id).caller
+    except NotFound:
+        if key_id.startswith("key_"):
+            raise
+        caller = Caller(key_id)  # its key is not in the database, and the configuration's budgets are its own
+    allowances = Admission.budgets(caller, settings.limits)
+    if not allowances:
+        return []
+    now = time.time()
+    shared = settings.shared
+    place = redis_url(settings, os.environ)
+    async with open_shared(place, when_away="refuse", prefix=shared.prefix, store=keys.kept_in) as opened:
+        if recompute:
+            await opened.budget.recount(caller.id, allowances, now)
+        used = await opened.budget.used(caller.id, allowances, now)
+    with keys.kept_in.transaction() as connection:
+        booked = recount.spent(connection, caller.id, allowances, now)
+    return list(zip(allowances, used, map(Money, booked), strict=True))
 
 
 @contextmanager

@@ -218,7 +218,8 @@ class Dashboard:
         return await self._error(request, 500, "The gateway could not make this page. Its log has the reason.")
 
     async def _error(self, request: Request, status: int, fault: str, *, setting: bool = False) -> Response:
-        title = {400: "That cannot be shown", 403: "Not allowed", 404: "Not found"}.get(status, "Something went wrong")
+        titles = {400: "That cannot be shown", 403: "Not allowed", 404: "Not found", 503: "Not just now"}
+        title = titles.get(status, "Something went wrong")
         return await self._rendered(
             request, "error.html", status, title=title, code=status, fault=fault, setting=setting
         )

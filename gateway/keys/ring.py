@@ -8,11 +8,10 @@ from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 import structlog
-from sqlalchemy import exc
 
-from gateway.errors import Busy
 from gateway.keys.key import Grant, Held, Key
 from gateway.keys.store import KeyStore
+from gateway.ledger.asking import asked
 
 REFRESH_SECONDS = 2.0
 """How long a change that another process made may take to be known here."""
@@ -59,11 +58,11 @@ class Keyring:
 
     async def all(self) -> list[Key]:
         """See `KeyStore.all`."""
-        return await self._asked(self._store.all)
+        return await asked(self._store.all)
 
     async def get(self, key_id: str) -> Key:
         """See `KeyStore.get`."""
-        return await self._asked(self._store.get, key_id)
+        return await asked(self._store.get, key_id)
 
     async def revoke(self, key_id: str) -> Key:
         """See `KeyStore.revoke`; the key is refused here when this returns, elsewhere within seconds."""
@@ -107,14 +106,6 @@ class Keyring:
                 self._version = version
 
     async def _changed(self, change: Callable[..., T], *args: Any) -> T:
-        made = await self._asked(change, *args)
+        made = await asked(change, *args)
         await self.refresh()
         return made
-
-    async def _asked(self, ask: Callable[..., T], *args: Any) -> T:
-        try:
-            return await asyncio.to_thread(ask, *args)
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            # Not its own words: they hold the values of the statement.
-            log.error("the keys' database failed", error=type(getattr(error, "orig", error)).__name__)
-            raise Busy("The database of the keys does not answer; try again shortly.") from None

@@ -39,6 +39,11 @@ class KeyStore:
         self._store = store
         self._clock = clock
 
+    @property
+    def kept_in(self) -> Store:
+        """The database that the keys are in, and the accounts of who uses them."""
+        return self._store
+
     def create(self, grant: Grant) -> tuple[Key, str]:
         """A new key and its secret. Raises `BadRequest` when it would have expired already."""
         now = self._clock()

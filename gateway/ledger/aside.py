@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from gateway.errors import ConfigError
+from gateway.ledger.backlog import place
 from gateway.ledger.reading import ledger_at
+from gateway.ledger.replay import LARGEST, commit
 from gateway.ledger.rows import Intent, Settlement
-from gateway.ledger.spool import COLUMNS, Item, decoded, frames, place
+from gateway.ledger.spool import COLUMNS, Item, decoded, frames
 from gateway.ledger.store import Store
-from gateway.ledger.writer import LARGEST, commit
 
 KINDS = ("refused-", "damaged-")
 TAKEN = ".replaying"

@@ -205,6 +205,21 @@ class Ledger(Protocol):
         """How many intents and entries are not yet committed."""
         ...
 
+    @property
+    def spooled(self) -> int:
+        """How many bytes wait on this process's disk for the database."""
+        ...
+
+    @property
+    def away(self) -> bool:
+        """Whether the database takes no rows now: they wait on disk, or in memory."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether calls are refused for want of room on disk."""
+        ...
+
     async def intend(self, call: Call) -> None:
         """Put a call that can cost money on record before it is made."""
         ...

@@ -12,8 +12,9 @@ from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 
 from gateway.errors import ConfigError
 from gateway.ledger import migrate
+from gateway.ledger.engines import LOCK_WAIT
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.store import LOCK_WAIT, OPENING, read
+from gateway.ledger.store import OPENING, read
 
 
 def read_savings(url: str, query: Query) -> list[SavingsRow]:

@@ -1,7 +1,8 @@
 """What a dead process left open: who is dead, and how its calls are settled.
 
 A call that was open when its process died may have cost anything up to its bound, so it is booked at the bound and
-marked. Its request gets an entry with outcome `recovered`, told from what its calls know.
+marked. Its request gets an entry with outcome `recovered`, told from what its calls know, and what a budget put aside
+for it is settled to the same sum (see `charges`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, insert, select, update
 
-from gateway.ledger import rollup
+from gateway.ledger import charges, rollup
 from gateway.ledger.entry import SHADOW
 from gateway.ledger.rows import STAGES, day_of
 from gateway.ledger.schema import MEASURES, calls, corrections, entries, is_open, measurements, runs
@@ -97,7 +98,10 @@ def recover(connection: Connection, mine: int, now: float) -> int:
     dead = [run.id for run in others if not Process(run.host, run.pid, run.process_start).alive(run.heartbeat, now)]
     # What a run left open that ended in order can no longer be settled by it either.
     ended = select(runs.c.id).where(runs.c.ended.is_not(None), runs.c.id.in_(select(calls.c.run).where(is_open)))
-    return _settle(connection, [*dead, *connection.scalars(free(ended))], now)
+    count = _settle(connection, [*dead, *connection.scalars(free(ended))], now)
+    # Behind all other locks: who keeps budgets takes theirs and no others. And of no run that another is just settling.
+    charges.settle(connection, now, dead=[*dead, *connection.scalars(free(charges.left()))])
+    return count
 
 
 def _settle(connection: Connection, dead: Sequence[int], now: float) -> int:

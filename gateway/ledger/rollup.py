@@ -96,25 +96,33 @@ def _levels(levels: Sequence[Level]) -> Any:
     return union_all(*map(row, levels)).subquery("levels")
 
 
-def proven(start: int) -> Select[Any]:
-    """Rollups of the finest level from the hour `start` on, as entries and corrections together say they are.
+def proven(start: int, end: int | None = None) -> Select[Any]:
+    """Rollups of the finest level from the hour `start` up to `end`, as entries and corrections together say they are.
 
     Without those that come to nothing: a correction may take out all that an entry put in.
     """
     finest = LEVELS[:1]
-    of = union_all(
-        *(summed(finest, table=table).where(table.c.at >= start * HOUR) for table in (entries, corrections))
-    ).subquery()
+
+    def within(table: Table) -> list[ColumnElement[bool]]:
+        return [table.c.at >= start * HOUR, *([table.c.at < end * HOUR] if end is not None else [])]
+
+    of = union_all(*(summed(finest, table=table).where(*within(table)) for table in (entries, corrections))).subquery()
     sums = [cast(func.sum(of.c[name]), BigInteger).label(name) for name in MEASURES]
     told = select(*(of.c[key] for key in KEYS), *sums).group_by(*(of.c[key] for key in KEYS))
     return told.having(or_(*(func.sum(of.c[name]) != 0 for name in MEASURES)))
 
 
-def derived() -> Select[Any]:
-    """Rollups of the coarser levels as the finest has them."""
+def derived(first: int | None = None, end: int | None = None) -> Select[Any]:
+    """Rollups of the coarser levels as the finest has them; of whole spans of the coarsest, where hours are given."""
     finest, *coarser = LEVELS
     told = summed(coarser, table=rollups).where(rollups.c.level == finest.number, _is_something())
+    told = told.where(*_hours(first, end))
     return told.having(or_(*(func.sum(rollups.c[name]) != 0 for name in MEASURES)))
+
+
+def _hours(first: int | None, end: int | None) -> list[ColumnElement[bool]]:
+    since = [rollups.c.hour >= first] if first is not None else []
+    return [*since, *([rollups.c.hour < end] if end is not None else [])]
 
 
 def _is_something() -> ColumnElement[bool]:
@@ -162,16 +170,38 @@ def differences(connection: Connection) -> list[dict[str, Any]]:
     The finest are compared with the entries, but for hours whose entries may have been pruned, and the coarser ones
     with the finest. Reads all entries: some seconds for a million.
     """
-    start = kept_from(connection)
-    kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES))).where(_is_something())
-    finest = rollups.c.level == LEVELS[0].number
+    found = [*finest_differences(connection), *coarser_differences(connection)]
+    return sorted(found, key=lambda wrong: tuple(wrong[key] for key in KEYS))
+
+
+def finest_differences(connection: Connection, first: int = 0, end: int | None = None) -> list[dict[str, Any]]:
+    """Those of the finest level in a range of hours, which are compared with the entries. One snapshot is needed."""
+    start = max(first, kept_from(connection))
+    if end is not None and start >= end:
+        return []
+    kept = _kept().where(rollups.c.level == LEVELS[0].number, *_hours(start, end))
+    return _compared(connection, kept, proven(start, end))
+
+
+def coarser_differences(
+    connection: Connection, first: int | None = None, end: int | None = None
+) -> list[dict[str, Any]]:
+    """Those of the coarser levels, compared with the finest; of whole spans of the coarsest, where hours are given."""
+    kept = _kept().where(rollups.c.level != LEVELS[0].number, *_hours(first, end))
+    return _compared(connection, kept, derived(first, end))
+
+
+def _kept() -> Select[Any]:
+    return select(*(rollups.c[name] for name in (*KEYS, *MEASURES))).where(_is_something())
+
+
+def _compared(connection: Connection, are: Select[Any], should: Select[Any]) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for are, should in ((kept.where(finest, rollups.c.hour >= start), proven(start)), (kept.where(~finest), derived())):
-        for name, statement in (("kept", except_(are, should)), ("should", except_(should, are))):
-            for row in connection.execute(statement).mappings():
-                key = tuple(row[each] for each in KEYS)
-                wrong = found.setdefault(key, {**dict(zip(KEYS, key, strict=True)), "kept": None, "should": None})
-                wrong[name] = {each: int(row[each]) for each in MEASURES}
+    for name, statement in (("kept", except_(are, should)), ("should", except_(should, are))):
+        for row in connection.execute(statement).mappings():
+            key = tuple(row[each] for each in KEYS)
+            wrong = found.setdefault(key, {**dict(zip(KEYS, key, strict=True)), "kept": None, "should": None})
+            wrong[name] = {each: int(row[each]) for each in MEASURES}
     return [found[key] for key in sorted(found)]
 
 
@@ -186,7 +216,10 @@ def hold(connection: Connection) -> None:
 
 
 def rebuild(connection: Connection) -> None:
-    """Make the rollups anew from the entries, but for the hours whose entries may have been pruned. See `hold`."""
+    """Make the rollups anew from the entries, but for the hours whose entries may have been pruned. See `hold`.
+
+    In one go, and so for a database that was filled by other means; one that is written to is mended (see `mending`).
+    """
     start = kept_from(connection)
     finest = rollups.c.level == LEVELS[0].number
     connection.execute(delete(rollups).where(~finest | (rollups.c.hour >= start)))

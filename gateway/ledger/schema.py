@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    false,
     true,
 )
 
@@ -265,7 +266,10 @@ scores = Table(
 """How good an answer was: one row a request and source, of which the last word counts. No text."""
 
 marks = Table("marks", metadata, Column("name", Text, primary_key=True), Column("hour", BigInteger, nullable=False))
-"""`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not."""
+"""`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not.
+
+`mended`: no hour, but how many transactions have mended rollups (see `mending`).
+"""
 
 keys = Table(
     "keys",
@@ -337,5 +341,9 @@ reservations = Table(
     Column("periods", Text, nullable=False),  # JSON: those of `spending` that hold the amount
     Column("amount", BigInteger, nullable=False),
     Column("keep_until", BigInteger, index=True),  # when the last of its periods goes; NULL: never
+    # NULL: nobody knows whose it is, or (`run`) it was settled for a process that died; see `charges`.
+    Column("request_id", Text),
+    Column("run", Integer),
+    Column("own_key", Boolean, nullable=False, server_default=false()),  # the caller's own key pays the teacher
 )
 """What is put aside and not settled. Settling removes the row, so that nothing is settled twice."""

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import structlog
-from sqlalchemy import exc
 
 from gateway.cascade.kept import Kept
 from gateway.chat import Call
-from gateway.errors import Busy, ConfigError
+from gateway.errors import ConfigError
 from gateway.ledger import rows
+from gateway.ledger.asking import asked
+from gateway.ledger.backlog import Backlog, place
+from gateway.ledger.engines import Synchronous
 from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
-from gateway.ledger.spool import Backlog, place
+from gateway.ledger.replay import replay
 from gateway.ledger.store import Store
-from gateway.ledger.writer import Writer, replay
+from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 
 log = structlog.get_logger(__name__)
@@ -34,7 +36,9 @@ class SqlLedger:
 
     Several processes may have one database open; each recovers what others left when they died, at opening and
     with every heartbeat. With SQLite, a commit survives the death of the process; the last ones before a loss of
-    power may be missing (WAL with synchronous=NORMAL), and then all of a commit is.
+    power may be missing (WAL with `synchronous` normal), and then all of a commit is.
+
+    What reads raises `Busy` while the database does not answer.
     """
 
     def __init__(self, store: Store, run: int, writer: Writer, clock: Callable[[], float], *, text: bool) -> None:
@@ -57,6 +61,7 @@ class SqlLedger:
         heartbeat: float = 15.0,
         spool: Path | None = None,
         spool_bytes: int = SPOOL_BYTES,
+        synchronous: Synchronous = "normal",
     ) -> Self:
         """Open the database at `url` (see `Store.open`), write to it what dead processes left on disk, and settle
         what they left open.
@@ -66,7 +71,7 @@ class SqlLedger:
         `spool_bytes` the most that may wait there; 0: nothing does. Raises `ConfigError` when the database or the
         folder cannot be used. Close it with `aclose`.
         """
-        store = await asyncio.to_thread(Store.open, url)
+        store = await asyncio.to_thread(Store.open, url, synchronous)
         backlog: Backlog | None = None
         try:
             backlog = await asyncio.to_thread(_backlog, url, spool, spool_bytes)
@@ -79,7 +84,14 @@ class SqlLedger:
                         pass
 
             def recover() -> None:
-                settled = store.recover(run, clock())
+                try:
+                    settled = store.recover(run, clock())
+                except Exception as error:
+                    if not store.transient(error):
+                        raise
+                    # Somebody has locked what it needs: no reason not to start, or to wait.
+                    log.warning("ledger cannot settle now what dead processes left", error=type(error).__name__)
+                    return
                 if settled:
                     log.warning("ledger settled at their bounds calls that a dead process left open", calls=settled)
 
@@ -105,6 +117,11 @@ class SqlLedger:
         return self._store
 
     @property
+    def run(self) -> int:
+        """This process in the ledger: what it leaves behind is known by that."""
+        return self._run
+
+    @property
     def waiting(self) -> int:
         """How many intents and entries are neither committed nor on disk."""
         return self._writer.waiting
@@ -113,6 +130,16 @@ class SqlLedger:
     def spooled(self) -> int:
         """Bytes on this process's disk that the database has not taken; 0 while it works."""
         return self._writer.spooled
+
+    @property
+    def away(self) -> bool:
+        """Whether the database takes no rows now: they wait on disk, or in memory."""
+        return self._writer.away
+
+    @property
+    def full(self) -> bool:
+        """Whether new calls are refused for want of room on disk."""
+        return self._writer.full
 
     async def intend(self, call: Call) -> None:
         """Put `call` on record, open, with its bound. Raises `Busy`: it is not on record and must not be made."""
@@ -132,7 +159,7 @@ class SqlLedger:
 
         Amounts are nano-dollars, None where unknown.
         """
-        return await asyncio.to_thread(self._store.entry, request_id)
+        return await asked(self._store.entry, request_id)
 
     async def entries(
         self, query: Query = ALL, *, limit: int = 100, before: tuple[float, str] | None = None
@@ -141,11 +168,11 @@ class SqlLedger:
 
         `before`: only those older than the entry with this `at` and `request_id`, for paging.
         """
-        return await asyncio.to_thread(self._store.entries, query, limit, before)
+        return await asked(self._store.entries, query, limit, before)
 
     async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[dict[str, Any]]:
         """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
-        return await asyncio.to_thread(self._store.calls, query, limit)
+        return await asked(self._store.calls, query, limit)
 
     async def timed(
         self, upstream: str, *, since: float | None = None, until: float | None = None, limit: int = 1000
@@ -154,7 +181,7 @@ class SqlLedger:
 
         Amounts are as booked: corrections are not in them.
         """
-        return await asyncio.to_thread(self._store.timed, upstream, since, until, limit)
+        return await asked(self._store.timed, upstream, since, until, limit)
 
     async def savings(self, query: Query = ALL) -> Sequence[SavingsRow]:
         """Sums of the settled entries, one row a group, ordered by group; ungrouped: one row named `all`.
@@ -163,28 +190,23 @@ class SqlLedger:
         `baseline_low` and `baseline_high` are None when one of those requests lacks them. Raises `BadRequest`
         for a grouping that there is not.
         """
-        return await asyncio.to_thread(self._store.savings, query)
+        return await asked(self._store.savings, query)
 
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""
-        return await asyncio.to_thread(self._store.lengths, since)
+        return await asked(self._store.lengths, since)
 
     async def climbed(self, route: str, since: float, limit: int) -> Sequence[Sequence[Kept]]:
         """The drafts of the newest `limit` requests since then that this route's cascade answered, its shadows' too."""
-        return await asyncio.to_thread(self._store.climbed, route, since, limit)
+        return await asked(self._store.climbed, route, since, limit)
 
     async def score(self, request_id: str, source: Source, value: float, label: str | None = None) -> None:
         """Put a score from 0 to 1 on record, in place of an earlier one of the same source. Raises `Busy`."""
-        try:
-            await asyncio.to_thread(self._store.score, request_id, source, value, label)
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            # Not its own words: they hold the values of the statement.
-            log.error("a score could not be written", error=type(getattr(error, "orig", error)).__name__)
-            raise Busy("The ledger's database does not answer; try again shortly.") from None
+        await asked(self._store.score, request_id, source, value, label)
 
     async def observed(self, since: float | None = None, until: float | None = None) -> tuple[dict[str, Traffic], bool]:
         """The traffic of each route that was measured or scored in a range of time; and whether there was more."""
-        return await asyncio.to_thread(self._store.observed, since, until)
+        return await asked(self._store.observed, since, until)
 
     async def aclose(self) -> None:
         """Write everything that waits, then close. Idempotent; goes on to its end when the caller is cancelled."""

@@ -11,19 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import orjson
 from sqlalchemy import (
-    URL,
     Connection,
     Dialect,
     Engine,
-    create_engine,
     delete,
-    event,
     exc,
     insert,
     literal_column,
@@ -37,7 +33,8 @@ from sqlalchemy.pool import StaticPool
 
 from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
-from gateway.ledger import drafted, migrate, rollup, savings, scores
+from gateway.ledger import charges, drafted, migrate, rollup, savings, scores
+from gateway.ledger.engines import Synchronous, on_postgresql, on_sqlite
 from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
@@ -46,14 +43,11 @@ from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, 
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
 from pricing.length_ratio import Pairs
 
-LOCK_WAIT = 1.0
-"""Seconds that SQLite itself waits for another writer before it says that the database is locked."""
+READING = 60.0
+"""Seconds that a statement may take which reads, or which settles what dead runs left open."""
 
 OPENING = 10.0
 """Seconds to go on trying to open a database that others keep locked."""
-
-SILENCE = {"connect_timeout": 3, "tcp_user_timeout": 5_000}
-"""Seconds and milliseconds of silence after which PostgreSQL counts as down; the URL may say otherwise."""
 
 FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
 """What a call knows when it is intended, and settling does not change."""
@@ -75,14 +69,15 @@ class Store:
         self._intend, self._settle_calls, self._settle_entries, self._add = _compiled(kind, engine.dialect.paramstyle)
 
     @classmethod
-    def open(cls, url: str) -> Store:
+    def open(cls, url: str, synchronous: Synchronous = "normal") -> Store:
         """Open `sqlite:///path`, `sqlite://` (in memory) or `postgresql+psycopg://...`, and bring it up to date.
 
+        `synchronous` is SQLite's: with `full`, a commit is on disk when it returns, and outlives a loss of power.
         The folder of an SQLite file is made when it is missing. Raises `ConfigError` when it cannot be used.
         """
         try:
             where = make_url(url)
-            engine = _sqlite(where) if where.get_backend_name() == "sqlite" else _postgresql(where)
+            engine = on_sqlite(where, synchronous) if where.get_backend_name() == "sqlite" else on_postgresql(where)
         except (exc.ArgumentError, ImportError, OSError) as error:
             raise ConfigError(f"the ledger cannot be opened: {error}") from error
         until = time.monotonic() + OPENING
@@ -129,6 +124,7 @@ class Store:
     def recover(self, run: int, now: float) -> int:
         """Settle at its bound what dead runs left open; the number of calls."""
         with self._begin(write=True) as connection:
+            self._limit(connection, "statement_timeout", READING)
             return recover(connection, run, now)
 
     def write(self, batch: Sequence[Intent | Settlement]) -> None:
@@ -329,6 +325,11 @@ class Store:
         with self._begin() as connection:
             return scores.observed(connection, since, until)
 
+    def charge(self, late: Sequence[str], now: float) -> None:
+        """Put what is on record of these requests in the place of what recovery counted for them."""
+        with self._begin(write=True) as connection:
+            charges.settle(connection, now, late=late)
+
     def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
         """A transaction for those who keep tables of their own in this database (`gateway.keys`)."""
         return self._begin(write=write)
@@ -336,7 +337,14 @@ class Store:
     @contextmanager
     def _begin(self, *, write: bool = False) -> Iterator[Connection]:
         with self._gate, (self._writes if write else self._engine).begin() as connection:
+            if not write:
+                self._limit(connection, "statement_timeout", READING)
             yield connection
+
+    def _limit(self, connection: Connection, name: str, seconds: float) -> None:
+        """Set a limit of PostgreSQL's for the transaction; 0: none. Connections have those of who writes a request."""
+        if self._engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL {name} = {seconds * 1000:.0f}")
 
     def _upgrade(self) -> None:
         if self._engine.dialect.name == "sqlite":
@@ -345,6 +353,8 @@ class Store:
                 connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
         with self._begin(write=True) as connection:
             if self._engine.dialect.name == "postgresql":
+                for limit in ("lock_timeout", "statement_timeout"):  # another process may be at it for long
+                    self._limit(connection, limit, 0)
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
             migrate.upgrade(connection)
 
@@ -390,34 +400,3 @@ def rollup_statement(dialect: Dialect) -> str:
     added = rollup.added(dialect.name, literal_column(":ids"))
     told = str(added.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     return told.replace(":ids", "?" if dialect.name == "sqlite" else "%s")
-
-
-def _sqlite(url: URL) -> Engine:
-    if url.database in (None, "", ":memory:"):
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
-    else:
-        path = Path(str(url.database)).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url.set(database=str(path)))
-
-    @event.listens_for(engine, "connect")
-    def connected(dbapi: Any, record: object) -> None:
-        dbapi.isolation_level = None  # we say BEGIN ourselves
-        for pragma in (f"busy_timeout={LOCK_WAIT * 1000:.0f}", "synchronous=NORMAL", "foreign_keys=ON"):
-            dbapi.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A writer takes its lock at once: one that reads first and then writes cannot wait, it can only fail.
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _postgresql(url: URL) -> Engine:
-    if url.get_backend_name() != "postgresql":
-        raise exc.ArgumentError(f"{url.get_backend_name()} is not supported, only sqlite and postgresql")
-    silence = {name: value for name, value in SILENCE.items() if name not in url.query}
-    # Positional parameters, so that one row is one tuple for both databases.
-    return create_engine(url, paramstyle="format", pool_pre_ping=True, connect_args=silence)

@@ -1,22 +1,25 @@
 """Upkeep: what an operator does to the ledger's database from outside; a gateway may be writing meanwhile.
 
-SQLite has one writer: while one of these holds the database, the gateway's rows wait on disk (see `spool`).
+All of it is done in small steps with rests between them: SQLite has one writer, and a gateway must not wait for long.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Table, delete, exists, insert, select, update
+from sqlalchemy import Connection, Table, delete, exists, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.ledger import rollup
+from gateway.ledger.mending import mend, rest
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.savings import DAY, HOUR
 from gateway.ledger.schema import calls, corrections, entries, marks, measurements, scores
 
-BATCH = 5_000
-"""Entries that are removed in one transaction."""
+BATCH = 2_000
+"""Entries that are removed in one transaction: a fraction of a second, in which SQLite has no other writer."""
 
 BELONGING: tuple[Table, ...] = (calls, scores, corrections, measurements)
 """What is kept of a request beside its entry, and goes with it. Rollups have the sums of it."""
@@ -34,14 +37,8 @@ def check(url: str) -> list[dict[str, Any]]:
 
 
 def rebuild(url: str) -> list[dict[str, Any]]:
-    """Make the rollups anew from the entries; what was wrong with them."""
-    with ledger_at(url, for_writing=True) as connection:
-        rollup.hold(connection)
-        found = rollup.differences(connection)
-        if found:
-            rollup.rebuild(connection)
-        connection.commit()
-    return found
+    """Make right the rollups that are not what the entries say; what was wrong with them. See `mending`."""
+    return mend(url)
 
 
 def prune(url: str, before: float, what: What) -> tuple[float, int]:
@@ -54,9 +51,12 @@ def prune(url: str, before: float, what: What) -> tuple[float, int]:
     start = float(first * HOUR)
     with ledger_at(url, for_writing=True) as connection:
         removed = 0
+        began = time.monotonic()
         while count := prune_some(connection, start, what, BATCH):
             connection.commit()
             removed += count
+            rest(time.monotonic() - began)
+            began = time.monotonic()
         connection.commit()
         while what == "entries" and _orphans(connection, start):
             connection.commit()
@@ -80,15 +80,18 @@ def moment(hour: int) -> str:
 
 
 def _mark(connection: Connection, hour: int) -> None:
-    """From now on nobody proves the sums before `hour` by entries."""
+    """From now on nobody proves the sums before `hour` by entries. In the transaction that removes the first of them.
+
+    Who proves sums looks at the mark and at the entries in one snapshot, and so never between the two.
+    """
     if rollup.kept_from(connection) < hour:
-        connection.execute(delete(marks).where(marks.c.name == "pruned"))
-        connection.execute(insert(marks).values(name="pruned", hour=hour))
+        into = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        new = into(marks).values(name="pruned", hour=hour)
+        later = marks.c.hour < new.excluded.hour
+        connection.execute(new.on_conflict_do_update(index_elements=["name"], set_={"hour": hour}, where=later))
 
 
 def _entries(connection: Connection, first: int, most: int) -> int:
-    # Who makes the rollups anew has looked at the mark and is about to look at the entries: never between the two.
-    rollup.hold(connection)
     _mark(connection, first)
     # Not those with an open call: its process may yet settle it, or recovery add it.
     is_open = exists().where(calls.c.request_id == entries.c.request_id, calls.c.is_open)

@@ -9,25 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Lock, Thread
 
 import structlog
 
 from gateway.errors import Busy, GatewayError
+from gateway.ledger.backlog import Backlog
+from gateway.ledger.replay import LARGEST, commit, replay
 from gateway.ledger.rows import Intent, Settlement
-from gateway.ledger.spool import Backlog, Item
+from gateway.ledger.spool import Item
 from gateway.ledger.store import Store
 
 log = structlog.get_logger(__name__)
 
-LARGEST = 1000
-"""The most items of one transaction; a longer one would keep other processes waiting."""
-
 RETRY = (0.05, 1.0)
 """Seconds between attempts on a database that fails: the first pause, doubled up to the last."""
+
+PATIENT = (2.0, 0.1)
+"""Seconds of silence after which rows go to disk: of a database that worked the last time, and of one that failed.
+
+The first is longer than what the database itself waits for a lock: a disk that is slow for a moment is no outage.
+"""
+
+GLANCE = 0.1
+"""Seconds between looks at how long the database has been silent."""
 
 
 @dataclass(slots=True)
@@ -35,6 +44,7 @@ class _Ticket:
     item: Item
     future: asyncio.Future[None]
     since: float
+    told: bool = False  # its caller was: it is on disk, or refused
 
 
 _Result = tuple[asyncio.Future[None], GatewayError | None]
@@ -43,11 +53,14 @@ _Result = tuple[asyncio.Future[None], GatewayError | None]
 class Writer:
     """Writes intents and settlements for the tasks of one event loop.
 
-    At most `limit` items wait. While the database fails, items go to the `backlog` on disk, which is as good to their
-    callers, and from there to the database, in order, when it works again. Beyond `limit`, when the backlog is nearly
-    full, and when neither has taken an intent for `patience` seconds, `intend` raises `Busy`: the call must not be
-    made. A settlement is money that was spent: it is taken beyond the limit and tried until it is written; only
-    `close` gives up on one that is not even on disk, and says so in the log.
+    At most `limit` items wait. While the database fails or says nothing, items go to the `backlog` on disk, which is as
+    good to their callers, and from there to the database, in order, when it works again. Beyond `limit`, when the
+    backlog is nearly full, and when neither has taken an intent for `patience` seconds, `intend` raises `Busy`: the
+    call must not be made. A settlement is money that was spent: it is taken beyond the limit and tried until it is
+    written; only `close` gives up on one that is not even on disk, and says so in the log.
+
+    A second thread guards the first: a database that is locked or frozen does not fail, it keeps who asks it waiting.
+    What is under way there may so be both written and on disk, and the database's keys make the second time nothing.
     """
 
     def __init__(
@@ -73,8 +86,17 @@ class Writer:
         self._closing = False  # of the loop: nothing more is put
         self._closed = False  # of the thread: nothing more will come
         self._pause = 0.0  # of the thread: how long to leave a failing database alone; 0: it works
+        # The thread's own, but for the time in which it asks the database: then they are the guard's, which only adds.
+        self._held: list[_Ticket] = []
+        self._asked: float | None = None  # since when the database is being asked
+        self._asking = 0  # so many of what is held are under way there
+        self._turn = Lock()
+        self._ended = Event()
         self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._guard = Thread(target=self._watch, name="ledger-guard", daemon=True)
         self._thread.start()
+        if backlog is not None:
+            self._guard.start()
 
     @property
     def waiting(self) -> int:
@@ -86,11 +108,21 @@ class Writer:
         """How many bytes wait on disk."""
         return self._backlog.size if self._backlog is not None and self._backlog.own_waits else 0
 
+    @property
+    def away(self) -> bool:
+        """Whether the database fails, or says nothing."""
+        return bool(self._pause) or self._silent() > PATIENT[0]
+
+    @property
+    def full(self) -> bool:
+        """Whether intents are refused for want of room on disk."""
+        return self._backlog is not None and self._backlog.full
+
     def intend(self, item: Intent) -> asyncio.Future[None]:
         """Queue an intent; the future is done when it is on record. Raises `Busy` at once when there is no room."""
         if self._waiting >= self._limit:
             raise Busy("the ledger has too much to write")
-        if self._backlog is not None and self._backlog.full:
+        if self.full:
             raise Busy("the ledger's database is away, and the room on disk is used up")
         return self._put(item)
 
@@ -118,66 +150,99 @@ class Writer:
 
     def _run(self) -> None:
         """The thread. It ends when `close` was called, nothing is held and nothing can be brought in from disk."""
-        held: list[_Ticket] = []
         beat = time.monotonic() + self._every
         again = 0.0
         last = float("inf")
-        while not self._closed or held or (self._spooled and (not self._pause or time.monotonic() < last)):
+        while not self._closed or self._held or (self._spooled and (not self._pause or time.monotonic() < last)):
             now = time.monotonic()
             until = again if self._pause else now if self._spooled else beat
             # What the disk did not take is not tried again before its time; new items may still find room there.
-            self._take(held, max(0.0, min(until, beat) - now))
+            self._take(max(0.0, min(until, beat) - now))
             now = time.monotonic()
             if self._closed and last == float("inf"):
                 last = now + self._patience
             if now >= again:
-                held = self._write(held)
+                self._write()
                 again = time.monotonic() + self._pause
-            held = self._give_up(self._spill(held), final=now > last)
+            self._spill()
+            self._give_up(final=now > last)
+            self._keep_untold()
             if now >= beat:
                 self._beat()
                 beat = now + self._every
+        self._ended.set()
         if self._backlog is not None:
+            self._guard.join()
             self._backlog.close()
 
     @property
     def _spooled(self) -> bool:
         return self._backlog is not None and self._backlog.waits
 
-    def _take(self, held: list[_Ticket], wait: float) -> None:
-        """Move all that is queued to `held`; with nothing queued, wait for the first."""
+    def _take(self, wait: float) -> None:
+        """Move all that is queued to what is held; with nothing queued, wait for the first."""
         if self._closed:
             time.sleep(wait)
             return
         try:
             ticket = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
             while ticket is not None:
-                held.append(ticket)
+                self._held.append(ticket)
                 ticket = self._queue.get_nowait()
             self._closed = True  # nothing is queued behind the mark
         except Empty:
             pass
 
-    def _write(self, held: list[_Ticket]) -> list[_Ticket]:
-        """Write to the database what waits on disk, then `held`; what it did not come to is returned."""
+    @contextmanager
+    def _asks(self, count: int = 0) -> Iterator[None]:
+        """The database is asked, about the first `count` of what is held: may it say nothing, the guard looks on."""
+        self._asking = count
+        self._asked = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._asked = None
+
+    def _silent(self) -> float:
+        """Seconds for which the database has been asked and said nothing."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
+
+    def _watch(self) -> None:
+        """The guard's thread: while the database says nothing, what waits for it goes to disk."""
+        while not self._ended.wait(GLANCE):
+            if self._silent() < PATIENT[bool(self._pause)]:
+                continue
+            try:
+                with self._turn:
+                    if self._asked is not None:
+                        self._take(0.0)
+                        self._spill()
+                        self._give_up(final=False, first=self._asking)
+            except Exception as error:  # noqa: BLE001 - the next look tries again; the thread must live
+                log.error("ledger cannot put on disk what waits", error=str(error))
+
+    def _write(self) -> None:
+        """Write to the database what waits on disk, then what is held, until it fails."""
         if self._backlog is not None and self._backlog.waits:
-            self._tried(works=replay(self._store, self._backlog))
-            if self._pause or self._backlog.own_waits:
-                return held
-        done: list[_Result] = []
-        start = 0
-        while start < len(held):
-            batch = held[start : start + LARGEST]
-            refused: dict[int, Exception] = {}
-            count = commit(self._store, [ticket.item for ticket in batch], refused)
-            self._keep([batch[n].item for n in refused])
-            done += [(ticket.future, _refused(refused.get(n))) for n, ticket in enumerate(batch[:count])]
-            start += count
-            self._tried(works=count == len(batch))
+            with self._asks():
+                works = replay(self._store, self._backlog)
+            self._tried(works=works)
+            self._keep_untold()
             if self._pause:
-                break
-        self._wake(done)
-        return held[start:]
+                return
+        while self._held and not (self._backlog is not None and self._backlog.own_waits):
+            batch = self._held[:LARGEST]
+            refused: dict[int, Exception] = {}
+            with self._asks(len(batch)):
+                count = commit(self._store, [ticket.item for ticket in batch], refused)
+            self._keep([batch[n].item for n in refused if not batch[n].told])
+            self._tell([(ticket, _refused(refused.get(n))) for n, ticket in enumerate(batch[:count])])
+            self._tried(works=count == len(batch))
+            self._keep_untold()
+            if self._pause:
+                return
 
     def _keep(self, refused: Sequence[Item]) -> None:
         """Keep aside the settlements among them: they are money. The call of an intent is not made."""
@@ -194,35 +259,43 @@ class Writer:
     def _tried(self, *, works: bool) -> None:
         self._pause = 0.0 if works else min(self._pause * 2, RETRY[1]) or RETRY[0]
 
-    def _spill(self, held: list[_Ticket]) -> list[_Ticket]:
-        """Put on disk what the database did not come to, and wake its callers; what has no room is returned."""
-        if not held or self._backlog is None:
-            return held
-        taken = self._backlog.take([ticket.item for ticket in held])
-        self._wake([(ticket.future, None) for ticket, is_on_disk in zip(held, taken, strict=True) if is_on_disk])
-        return [ticket for ticket, is_on_disk in zip(held, taken, strict=True) if not is_on_disk]
+    def _keep_untold(self) -> None:
+        self._held = [ticket for ticket in self._held if not ticket.told]
 
-    def _give_up(self, held: list[_Ticket], *, final: bool) -> list[_Ticket]:
-        """Refuse intents that waited too long; at the end, everything. What is to be tried again is returned."""
+    def _spill(self) -> None:
+        """Put on disk what the database did not come to, and tell its callers, as far as there is room."""
+        untold = [ticket for ticket in self._held if not ticket.told]
+        if not untold or self._backlog is None:
+            return
+        taken = self._backlog.take([ticket.item for ticket in untold])
+        self._tell([(ticket, None) for ticket, is_on_disk in zip(untold, taken, strict=True) if is_on_disk])
+
+    def _give_up(self, *, final: bool, first: int = 0) -> None:
+        """Refuse intents that waited too long; at the end, everything. Not before the `first` of what is held."""
         patient = time.monotonic() - self._patience
-        kept: list[_Ticket] = []
         dropped: list[_Ticket] = []
-        for ticket in held:
+        for ticket in self._held[first:]:
             again = not final and (isinstance(ticket.item, Settlement) or ticket.since > patient)
-            (kept if again else dropped).append(ticket)
+            if not (again or ticket.told):
+                dropped.append(ticket)
         lost = [ticket.item.request_id for ticket in dropped if isinstance(ticket.item, Settlement)]
         if lost:
             log.critical("ledger closed with entries that the database did not take", request_ids=lost)
-        self._wake([(ticket.future, Busy("the ledger's database does not take writes")) for ticket in dropped])
-        return kept
+        self._tell([(ticket, Busy("the ledger's database does not take writes")) for ticket in dropped])
 
-    def _wake(self, done: list[_Result]) -> None:
-        if not done:
+    def _tell(self, done: Sequence[tuple[_Ticket, GatewayError | None]]) -> None:
+        """Wake the callers, each once."""
+        heard: list[_Result] = []
+        for ticket, error in done:
+            if not ticket.told:
+                ticket.told = True
+                heard.append((ticket.future, error))
+        if not heard:
             return
         try:
-            self._loop.call_soon_threadsafe(self._resolve, done)
+            self._loop.call_soon_threadsafe(self._resolve, heard)
         except RuntimeError:
-            log.warning("ledger's event loop ended before its callers heard", items=len(done))
+            log.warning("ledger's event loop ended before its callers heard", items=len(heard))
 
     def _resolve(self, done: list[_Result]) -> None:
         """On the loop: tell the callers."""
@@ -237,78 +310,11 @@ class Writer:
 
     def _beat(self) -> None:
         try:
-            self._tick()
+            with self._asks():
+                self._tick()
         except Exception as error:  # noqa: BLE001 - the next beat tries again; the thread must live
             log.warning("ledger heartbeat failed", error=str(error))
-
-
-def commit(store: Store, items: Sequence[Item], refused: dict[int, Exception], start: int = 0) -> int:
-    """Write `items`; how many of the first are dealt with: fewer than all when the database fails.
-
-    One transaction, unless the database refuses a row: rows fail alone, and halving finds them. They are put into
-    `refused` by their number, counted from `start`.
-    """
-    if not items:
-        return 0
-    try:
-        store.write(items)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the thread live on
-        if store.transient(error):
-            log.warning("ledger write failed, will be tried again", items=len(items), error=str(error))
-            return 0
-        if len(items) == 1:
-            log.error("ledger refused a row", error=str(error))
-            refused[start] = error
-            return 1
-        half = len(items) // 2
-        count = commit(store, items[:half], refused, start)
-        return count if count < half else half + commit(store, items[half:], refused, start + half)
-    return len(items)
-
-
-def replay(store: Store, backlog: Backlog) -> bool:
-    """Write one batch from disk to the database; False when that did not work now."""
-    spool = backlog.first()
-    refused: dict[int, Exception] = {}
-    try:
-        items, end = spool.read(LARGEST)
-        late = _late(store, items) if backlog.is_adopted(spool) else []
-        gone = {item.request_id for item in late}
-        items = [item for item in items if item.request_id not in gone]
-        if commit(store, items, refused) < len(items):
-            return False
-        aside = [*late, *(items[n] for n in refused)]
-        for item in aside:
-            spool.refuse(item)
-        spool.drop(end)
-        backlog.finished(spool)
-    except Exception as error:  # noqa: BLE001 - what waits is tried again, whatever it is; the thread must live on
-        log.error("ledger cannot write what waits in its spool", spool=str(spool.path), error=str(error))
-        return False
-    if aside:
-        log.critical(
-            "ledger keeps aside what its database refused", spool=str(spool.path), items=len(aside), pruned=len(late)
-        )
-    if not backlog.waits:
-        log.warning("ledger has written everything that waited on disk")
-    return True
-
-
-def _late(store: Store, items: Sequence[Item]) -> list[Item]:
-    """What of a dead process's items is from before `upkeep.prune`.
-
-    It may have been written, counted and pruned by now: nothing would keep it from counting again.
-    """
-    since = store.kept_from()
-
-    def before(item: Item) -> bool:
-        try:
-            return item.at < since
-        except (IndexError, TypeError, ValueError):
-            return False  # no row of ours, of a file whose head is damaged: the database will say so
-
-    gone = {item.request_id for item in items if before(item)}
-    return [item for item in items if item.request_id in gone]
+        self._keep_untold()
 
 
 def _refused(error: Exception | None) -> GatewayError | None:

@@ -1,7 +1,8 @@
 """Budget: dollars per day, week, month or in total, reserved for the worst case before a call and settled after it.
 
-A reservation counts at its bound from the moment it is made until it is settled, and for ever if its process dies:
-what may have been spent is spent until somebody knows better. So there is nothing to sweep, and not a cent is lost.
+A reservation counts at its bound from the moment it is made until it is settled: what may have been spent is spent
+until somebody knows better. If its process dies, that is whoever books its request in the ledger, at the most that its
+calls can have cost; then it counts as that.
 """
 
 from __future__ import annotations
@@ -31,28 +32,46 @@ class Span:
     ends: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What money is put aside for: a request, and the run of its process in the ledger.
+
+    `own_key`: the caller's own key pays the teacher, so that its calls do not count.
+    """
+
+    request_id: str
+    run: int
+    own_key: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """Money that is put aside: `amount`, in each of `spans`, which stay those of the moment it was reserved in."""
+    """Money that is put aside: `amount`, in each of `spans`, which stay those of the moment it was reserved in.
+
+    Without an `origin` it cannot be settled for a process that dies.
+    """
 
     subject: str
     amount: Money
     spans: tuple[Span, ...]
     id: str
+    origin: Origin | None = None
     over: bool = False
 
     @classmethod
-    def of(cls, subject: str, amount: Money, spans: Sequence[Span]) -> Reservation:
+    def of(cls, subject: str, amount: Money, spans: Sequence[Span], origin: Origin | None = None) -> Reservation:
         """A new one, under an id of its own. Raises `ValueError` for a negative amount."""
         if amount < Money.ZERO:
             raise ValueError("a reservation cannot be negative")
-        return cls(subject, amount, tuple(spans), secrets.token_hex(12))
+        return cls(subject, amount, tuple(spans), secrets.token_hex(12), origin)
 
 
 class Budget(Protocol):
     """Keeps the spending of subjects under their allowances, for one process or for all replicas."""
 
-    async def reserve(self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float) -> Reservation:
+    async def reserve(
+        self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float, origin: Origin | None = None
+    ) -> Reservation:
         """Put `amount`, the most that the request can cost, aside in all periods or in none.
 
         `now` is in seconds since the epoch and says which periods. Only periods with an allowance are counted.
@@ -65,6 +84,20 @@ class Budget(Protocol):
 
         More than was reserved is counted too: it was spent. A second call does nothing. Never raises for a
         budget that is out of reach: it is told later. Raises `ValueError` below zero and above `MOST`.
+        """
+        ...
+
+    async def recover(self) -> int:
+        """Settle what ended processes left put aside to what the ledger has of their requests; how many. See `charges`.
+
+        0 where the ledger does that itself, and where nobody else can leave anything. Raises `Busy`.
+        """
+        ...
+
+    async def recount(self, subject: str, budgets: Sequence[Allowance], now: float) -> None:
+        """Make `used` what the ledger has booked of `subject` in the current periods, and what is put aside beside it.
+
+        Atomic towards requests under way. Raises `Busy` when it cannot be, and where there is no ledger to ask.
         """
         ...
 
@@ -86,6 +119,15 @@ def span(period: PeriodName, now: float) -> Span:
     else:
         key, ends = f"{today:%Y-%m}", (today.replace(day=1) + timedelta(days=32)).replace(day=1)
     return Span(f"{period}:{key}", int(ends.timestamp()))
+
+
+def begins(period: PeriodName, now: float) -> float | None:
+    """The first moment of the period of UTC that holds `now`; None: there is none."""
+    if period == "total":
+        return None
+    today = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    back = {"day": 0, "week": today.weekday(), "month": today.day - 1}[period]
+    return (today - timedelta(days=back)).timestamp()
 
 
 def tightest(budgets: Sequence[Allowance], now: float) -> dict[Span, Allowance]:

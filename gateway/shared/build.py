@@ -70,7 +70,7 @@ async def open_shared(
     try:
         local = when_away == "local"
         limiter = RedisLimiter(link, local=MemoryLimiter() if local else None, prefix=prefix)
-        budget = RedisBudget(link, local=local, prefix=prefix)
+        budget = RedisBudget(link, local=local, prefix=prefix, store=store)
         await link.look()
         try:
             cache = RedisCache(link, limit=cache_bytes, prefix=prefix)

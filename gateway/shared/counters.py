@@ -181,12 +181,16 @@ def _forget(connection: Connection, now: float) -> None:
 
 
 def _row(reservation: Reservation, amount: Money) -> dict[str, Any]:
+    origin = reservation.origin
     return {
         "id": reservation.id,
         "subject": reservation.subject,
         "periods": orjson.dumps([span.key for span in reservation.spans]).decode(),
         "amount": amount.nano,
         "keep_until": _forgotten(reservation.spans),
+        "request_id": origin and origin.request_id,
+        "run": origin and origin.run,
+        "own_key": origin is not None and origin.own_key,
     }
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.allowance import Allowance, Limits
-from gateway.shared.budget import LATE_SECONDS, Reservation, Span, checked, over, tightest
+from gateway.errors import Busy
+from gateway.shared.budget import LATE_SECONDS, Origin, Reservation, Span, checked, over, tightest
 from gateway.shared.limits import GRAIN, MINUTE, Kind, Levels, Taken, check_size, headers, refusal
 from pricing.money import Money
 
@@ -109,9 +110,11 @@ class MemoryBudget:
     def __init__(self) -> None:
         self._used: dict[str, dict[Span, int]] = {}
 
-    async def reserve(self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float) -> Reservation:
+    async def reserve(
+        self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float, origin: Origin | None = None
+    ) -> Reservation:
         limits = tightest(budgets, now)
-        reservation = Reservation.of(subject, amount, list(limits))
+        reservation = Reservation.of(subject, amount, list(limits), origin)
         used = self._used.setdefault(subject, {})
         for span, allowance in limits.items():
             if used.get(span, 0) + amount.nano > allowance.limit.nano:
@@ -136,6 +139,12 @@ class MemoryBudget:
     async def used(self, subject: str, budgets: Sequence[Allowance], now: float) -> Sequence[Money]:
         used = self._used.get(subject, {})
         return [Money(used.get(span, 0)) for allowance in budgets for span in tightest([allowance], now)]
+
+    async def recover(self) -> int:
+        return 0
+
+    async def recount(self, subject: str, budgets: Sequence[Allowance], now: float) -> None:
+        raise Busy("What this process counts, it alone knows: no ledger can tell it.")
 
     def seed(self, subject: str, used: Mapping[Span, int]) -> None:
         """Begin with these nano-dollars in periods that nothing is known of yet."""

@@ -13,13 +13,18 @@ from urllib.parse import quote
 import structlog
 
 from gateway.allowance import Allowance
-from gateway.shared.budget import LATE_SECONDS, Reservation, Span, checked, over, span, tightest
+from gateway.errors import Busy
+from gateway.ledger.asking import asked
+from gateway.ledger.store import Store
+from gateway.shared import orphans, recount
+from gateway.shared.budget import LATE_SECONDS, Origin, Reservation, Span, checked, over, span, tightest
 from gateway.shared.link import Away, Link, Script
 from gateway.shared.memory import MemoryBudget
 from gateway.shared.redis import away
 from pricing.money import Money
 
 RESERVE, SETTLE, USED = Script.load("reserve"), Script.load("settle"), Script.load("used")
+SUBJECTS, ASIDE, RECOUNT = Script.load("subjects"), Script.load("aside"), Script.load("recount")
 KEEP_SECONDS = 86_400
 """How long a record is kept. A reservation that is settled later is counted at its bound and as spent: never less."""
 
@@ -37,9 +42,12 @@ class RedisBudget:
     each process; what they spent is told when Redis is back. Not `local`: nobody is admitted then.
     """
 
-    def __init__(self, link: Link, *, local: bool, prefix: str = "gkt") -> None:
+    def __init__(self, link: Link, *, local: bool, prefix: str = "gkt", store: Store | None = None) -> None:
+        """`store` is the ledger's, whose truth it is what dead processes spent; None: that is never settled."""
         self._link = link
         self._prefix = prefix
+        self._store = store
+        self._known: set[str] = set()
         self._serve_locally = local
         self._untold: dict[str, tuple[Reservation, Money]] = {}
         self._seen: dict[str, Mapping[Span, int]] = {}
@@ -49,12 +57,17 @@ class RedisBudget:
         self._local_spent: dict[tuple[str, tuple[Span, ...]], int] = {}
         link.on_return(self._catch_up)
 
-    async def reserve(self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float) -> Reservation:
+    async def reserve(
+        self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float, origin: Origin | None = None
+    ) -> Reservation:
         limits = tightest(budgets, now)
-        reservation = Reservation.of(subject, amount, list(limits))
+        reservation = Reservation.of(subject, amount, list(limits), origin)
         if not limits:
             return reservation
         try:
+            if origin is not None and subject not in self._known:
+                await self._link.run(SUBJECTS, [self._subjects], [subject])
+                self._known.add(subject)
             full, *used = await self._reserve(self._link.run, reservation, limits)
         except Away as error:
             if error.sent:
@@ -110,6 +123,63 @@ class RedisBudget:
             return await self._local.used(subject, budgets, now)
         return [Money(int(nano or 0)) for nano in found]
 
+    async def recover(self) -> int:
+        if self._store is None:
+            return 0
+        try:
+            count = 0
+            for subject in await self._link.run(SUBJECTS, [self._subjects], []):
+                found, _ = await self._link.run(ASIDE, [self._aside(subject)], [])
+                count += await self._settle_orphans(subject, orphans.parsed(found))
+            return count
+        except Away:
+            raise away() from None
+
+    async def recount(self, subject: str, budgets: Sequence[Allowance], now: float) -> None:
+        allowances = list(tightest(budgets, now).values())
+        spans = [span(allowance.period, now) for allowance in allowances]
+        keys = [self._aside(subject), *(self._counter(subject, when) for when in spans)]
+        store = self._store
+        if store is None:
+            raise Busy("There is no ledger that could tell what was spent.")
+
+        def counted(aside: Sequence[recount.Aside]) -> list[int]:
+            with store.transaction() as connection:
+                return recount.counted(connection, subject, allowances, now, aside)
+
+        try:
+            for _ in range(recount.TRIES):
+                found, used = await self._link.run(ASIDE, keys, [])
+                notes = orphans.parsed(found)
+                sums = await asked(counted, [note.aside for note in notes])
+                args: list[str | int] = [len(notes)]
+                for before, nano, when in zip(used, sums, spans, strict=True):
+                    args += [before, nano, _forgotten(when)]
+                if await self._link.run(RECOUNT, keys, [*args, *(note.record for note in notes)]):
+                    self._seen.pop(subject, None)
+                    return
+        except Away:
+            raise away() from None
+        raise Busy("This caller has too many requests under way to count anew what it spent; try again.")
+
+    async def _settle_orphans(self, subject: str, notes: Sequence[orphans.Note]) -> int:
+        """Settle those of `notes` whose process has ended in the ledger, which has then booked their requests."""
+        store = self._store
+        if store is None or not notes:
+            return 0
+
+        def spent() -> list[tuple[orphans.Note, int]]:
+            with store.transaction() as connection:
+                return orphans.spent(connection, notes)
+
+        count = 0
+        for note, nano in await asked(spent):
+            keys = [note.record, *(f"{self._base(subject)}:{period}" for period in note.periods), self._aside(subject)]
+            ends = [note.periods[period] for period in note.periods]
+            args = [nano, nano - note.amount, KEEP_SECONDS, *ends, "recovered"]
+            count += await self._link.run(SETTLE, keys, args)
+        return count
+
     async def aclose(self) -> None:
         """Tell Redis what it does not know yet, and say what it will never know. Before the link is closed."""
         self._sum_up()
@@ -141,6 +211,7 @@ class RedisBudget:
             self._offered.pop(reservation.id, None)
         self._local = MemoryBudget()
         self._seen.clear()
+        self._known.clear()  # it may have forgotten
 
     def _sum_up(self) -> None:
         for (subject, spans), nano in self._local_spent.items():
@@ -161,18 +232,26 @@ class RedisBudget:
     async def _tell(self, ask: Ask, reservation: Reservation, truth: Money) -> None:
         change = truth - reservation.amount
         ends = [_forgotten(when) for when in reservation.spans]
-        await ask(SETTLE, self._keys(reservation), [truth.nano, change.nano, KEEP_SECONDS, *ends])
+        await ask(SETTLE, self._keys(reservation), [truth.nano, change.nano, KEEP_SECONDS, *ends, "settled"])
         self._untold.pop(reservation.id, None)
 
     async def _reserve(self, ask: Ask, reservation: Reservation, limits: Mapping[Span, Allowance | None]) -> Any:
         args: list[str | int] = [reservation.amount.nano, KEEP_SECONDS]
         for when, allowance in limits.items():
             args += ["" if allowance is None else allowance.limit.nano, _forgotten(when)]
-        return await ask(RESERVE, self._keys(reservation), args)
+        return await ask(RESERVE, self._keys(reservation), [*args, orphans.note(reservation, _forgotten)])
 
     def _keys(self, reservation: Reservation) -> list[str]:
         counters = [self._counter(reservation.subject, when) for when in reservation.spans]
-        return [f"{self._base(reservation.subject)}:reservation:{reservation.id}", *counters]
+        record = f"{self._base(reservation.subject)}:reservation:{reservation.id}"
+        return [record, *counters, self._aside(reservation.subject)]
+
+    def _aside(self, subject: str) -> str:
+        return f"{self._base(subject)}:aside"
+
+    @property
+    def _subjects(self) -> str:
+        return f"{self._prefix}:budget:subjects"
 
     def _counter(self, subject: str, when: Span) -> str:
         return f"{self._base(subject)}:{when.key}"

@@ -17,9 +17,10 @@ import structlog
 
 from gateway.allowance import Allowance
 from gateway.errors import Busy, OverBudget
+from gateway.ledger.asking import asked
 from gateway.ledger.store import Store
-from gateway.shared import counters
-from gateway.shared.budget import Reservation, checked, span, tightest
+from gateway.shared import counters, recount
+from gateway.shared.budget import Origin, Reservation, checked, span, tightest
 from gateway.shared.counters import Debt, Wish
 from pricing.money import Money
 
@@ -63,9 +64,11 @@ class SqlBudget:
         """How many settlements the database does not know yet."""
         return len(self._debts)
 
-    async def reserve(self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float) -> Reservation:
+    async def reserve(
+        self, subject: str, budgets: Sequence[Allowance], amount: Money, now: float, origin: Origin | None = None
+    ) -> Reservation:
         limits = tightest(budgets, now)
-        reservation = Reservation.of(subject, amount, list(limits))
+        reservation = Reservation.of(subject, amount, list(limits), origin)
         if not limits:
             return reservation
         if self._closing:
@@ -93,6 +96,16 @@ class SqlBudget:
         if reservation.spans:
             # A wait that is cancelled takes nothing back.
             await asyncio.wait({self._owe(Debt(reservation, truth))}, timeout=self._patience)
+
+    async def recover(self) -> int:
+        return 0  # the ledger does it, in the transaction that settles the calls
+
+    async def recount(self, subject: str, budgets: Sequence[Allowance], now: float) -> None:
+        def count() -> None:
+            with self._store.transaction(write=True) as connection:
+                recount.in_database(connection, subject, list(tightest(budgets, now).values()), now)
+
+        await asked(count)
 
     async def used(self, subject: str, budgets: Sequence[Allowance], now: float) -> Sequence[Money]:
         spans = [span(allowance.period, now) for allowance in budgets]

@@ -17,9 +17,10 @@ from gateway.cascade import kept
 from gateway.cascade.kept import Kept
 from gateway.chat import Call
 from gateway.ledger import drafted, rows
+from gateway.ledger.backlog import place
 from gateway.ledger.entry import Entry, Query
 from gateway.ledger.export import export
-from gateway.ledger.spool import Spool, place, record
+from gateway.ledger.spool import Spool, record
 from gateway.ledger.sql import SqlLedger
 from gateway.ledger.store import Store
 from gateway.ledger.upkeep import prune

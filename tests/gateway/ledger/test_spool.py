@@ -19,11 +19,12 @@ from structlog.typing import EventDict
 
 from gateway.chat import Call
 from gateway.errors import Busy, ConfigError
-from gateway.ledger import rollup, rows, spool, upkeep
+from gateway.ledger import backlog, rollup, rows, spool, upkeep
+from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.entry import Entry
 from gateway.ledger.rows import Intent, Settlement
 from gateway.ledger.schema import calls
-from gateway.ledger.spool import FRAME, Backlog, Item, Spool, place, record
+from gateway.ledger.spool import FRAME, Item, Spool, record
 from gateway.ledger.sql import SqlLedger
 from tests.conftest import Children
 
@@ -309,7 +310,7 @@ def test_databases_that_share_a_folder_do_not_share_spools(tmp_path: Path) -> No
     found = [place(url, tmp_path) for url in urls]
     assert len({where[1] for where in found if where}) == 4
     assert place(server.format("changed", "one"), tmp_path) == found[2]
-    assert place(urls[2], None) == (Path(spool.FOLDER), found[2][1] if found[2] else "")
+    assert place(urls[2], None) == (Path(backlog.FOLDER), found[2][1] if found[2] else "")
 
 
 async def test_a_folder_that_cannot_be_is_a_configuration_error(url: str) -> None:

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import delete, insert, select, text, update
 
-from gateway.ledger import recovery, reprice, rollup, rows, store, upkeep
+from gateway.ledger import mending, recovery, reprice, rollup, rows, store, upkeep
 from gateway.ledger.entry import Entry, Query, SavingsRow
 from gateway.ledger.reprice import Repriced
 from gateway.ledger.schema import corrections, entries, rollups
@@ -116,32 +116,85 @@ def spoil(of: Process) -> None:
         connection.execute(update(rollups).values(spent=rollups.c.spent + 1))
 
 
-def test_pruning_waits_for_sums_that_are_made_anew(database: str, process: Processes, meanwhile: Meanwhile) -> None:
-    """Between the look at what was pruned and the look at the entries, none may go: their sums would go with them."""
+def look_at(at: float) -> int:
+    """At which call of `rollup.proven` a rebuild looks at the day of this moment, the first of its span being there."""
+    return int(at // 3600) % mending.SPAN // 24 + 1
+
+
+def test_pruning_while_sums_are_proven_takes_none_with_it(
+    database: str, process: Processes, meanwhile: Meanwhile
+) -> None:
+    """Between the look at what was pruned and the look at the entries, some go: their sums must not go with them."""
     mine = process(database)
     mine.settle(*(replace(served(f"r{n}"), at=NOON - 10 * 86_400) for n in range(20)))
     before = mine.sums()
     spoil(mine)
-    pruned = meanwhile(rollup, "proven", lambda: upkeep.prune(database, NOON, "entries"), nth=2)
+    pruned = meanwhile(
+        rollup, "proven", lambda: upkeep.prune(database, NOON, "entries"), nth=look_at(NOON - 10 * 86_400)
+    )
     assert upkeep.rebuild(database)
     assert pruned.result(30)[1] == 20
     assert mine.sums() == before
     assert mine.proven()
 
 
-def test_nobody_adds_to_sums_that_are_made_anew(server: str, process: Processes, meanwhile: Meanwhile) -> None:
-    """An entry that comes just before the others are summed up would be there twice."""
+def test_who_settles_while_sums_are_proven_is_counted_once(
+    server: str, process: Processes, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry comes just before the others are summed up, and nobody has to wait."""
     mine = process(server)
     mine.settle(served("r"))
     before = mine.sums()
     spoil(mine)
     other = process(server)
-    settled = meanwhile(rollup, "proven", lambda: other.settle(replace(served("new"), model="new")), nth=2)
+    settled = meanwhile(rollup, "proven", lambda: other.settle(served("new")), nth=look_at(NOON))
+    waited: list[bool] = []
+    real = mending._add
+
+    def add(*told: Any) -> bool:
+        waited.append(not settled.done())
+        return real(*told)
+
+    monkeypatch.setattr(mending, "_add", add)
     assert upkeep.rebuild(server)
     settled.result(30)
+    assert waited == [False]
     after = mine.sums()
     assert (after.requests, after.spent) == (2, before.spent + before.spent)
     assert mine.proven()
+
+
+def test_of_two_that_mend_each_mends_what_the_other_has_not(
+    database: str, process: Processes, meanwhile: Meanwhile
+) -> None:
+    """Both have measured the same; whoever comes second measures again."""
+    mine = process(database)
+    mine.settle(*(served(f"r{n}") for n in range(3)))
+    before = mine.sums()
+    spoil(mine)
+    other = meanwhile(mending, "_add", lambda: upkeep.rebuild(database))
+    assert upkeep.rebuild(database) == [], "the other was quicker"
+    assert other.result(30)
+    assert mine.sums() == before
+    assert mine.proven()
+
+
+def test_many_wrong_sums_are_mended_in_chunks(
+    database: str, process: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "CHUNK", 7)
+    mine = process(database)
+    mine.settle(*(replace(served(f"r{n}"), at=NOON - n * 30_000, caller=f"c{n % 3}") for n in range(30)))
+    before = mine.sums()
+    spoil(mine)
+    with mine.store.transaction(write=True) as connection:
+        connection.execute(delete(rollups).where(rollups.c.caller == "c1"))
+        connection.execute(update(rollups).where(rollups.c.level == 4).values(requests=9))
+    assert not mine.proven()
+    assert upkeep.rebuild(database)
+    assert mine.proven()
+    assert mine.sums() == before
+    assert upkeep.rebuild(database) == []
 
 
 def test_pruning_leaves_what_somebody_changes_to_the_next_time(server: str, process: Processes) -> None:
@@ -309,7 +362,8 @@ def test_a_page_that_the_database_gave_up_is_tried_again_and_counted_once(
 
     def wrong_way_round() -> None:
         with other.store.transaction(write=True) as connection:
-            connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))
+            for limit in ("deadlock_timeout = '1min'", "lock_timeout = 0", "statement_timeout = 0"):
+                connection.execute(text(f"SET LOCAL {limit}"))
             connection.execute(update(rollups).values(spent=rollups.c.spent))
             locked.set()
             connection.execute(select(entries).with_for_update()).all()

@@ -21,7 +21,7 @@ from gateway.ledger import migrate
 from gateway.ledger.schema import keys, reservations, spending
 from gateway.ledger.store import Store
 from gateway.shared import counters, sql_budget
-from gateway.shared.budget import LATE_SECONDS, Reservation, Span, tightest
+from gateway.shared.budget import LATE_SECONDS, Origin, Reservation, Span, tightest
 from gateway.shared.build import open_shared
 from gateway.shared.counters import Debt, Wish
 from gateway.shared.memory import MemoryBudget, MemoryLimiter
@@ -448,13 +448,14 @@ async def test_forgetting_waits_for_nobody(postgres: Postgres) -> None:
 
 
 async def test_a_period_as_it_is_on_record(store: Store, budget: SqlBudget) -> None:
-    reservation = await budget.reserve("key", [Allowance(Money(9), "day"), *TOTAL], Money(5), NOW)
+    origin = Origin("chatcmpl-1", 7, own_key=True)
+    reservation = await budget.reserve("key", [Allowance(Money(9), "day"), *TOTAL], Money(5), NOW, origin)
     assert reservation.spans == (Span("day:2026-11-18", 1_795_046_400), Span("total", None))
     with store.transaction() as connection:
         rows = connection.execute(select(spending).order_by(spending.c.period)).all()
         [held] = connection.execute(select(reservations)).all()
     assert rows == [("key", "day:2026-11-18", 5, 1_795_046_400 + LATE_SECONDS), ("key", "total", 5, None)]
-    assert held == (reservation.id, "key", '["day:2026-11-18","total"]', 5, None)
+    assert held == (reservation.id, "key", '["day:2026-11-18","total"]', 5, None, "chatcmpl-1", 7, True)
 
 
 async def test_open_shared_keeps_budgets_where_it_can(store: Store) -> None:
