@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.answers import Answer, Kind, declared, final
-from gateway.cascade.signals import who
+from gateway.cascade.signals import likelihood, who
 from gateway.errors import ConfigError
 
 MANIFEST = "workload.yaml"
@@ -142,7 +142,8 @@ class Arm:
     """One model's answer to one question, as a policy sees it, with its score and its cost in micro-dollars.
 
     Of a guided student `cost` is its own part, and `begun` what the teacher's first words cost, which all that go on
-    from them share. `guidance` is their limit of tokens; `told`: the answer was in them; `complete`: they were all of
+    from them share. `logprob` is the mean log-probability of its tokens, `least` the least; None where not told.
+    `guidance` is their limit of tokens; `told`: the answer was in them; `complete`: they were all of
     it.
     """
 
@@ -156,6 +157,7 @@ class Arm:
     guidance: int = 0
     told: bool = False
     complete: bool = False
+    least: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,15 +299,15 @@ def _arm(place: str, row: Outcome, manifest: Manifest) -> Arm | None:
     score = float(row.correct)
     if not 0 <= score <= 1:
         raise ConfigError(f"{place}: correct is {score}, not 0 to 1")
-    logprob = sum(row.logprobs) / len(row.logprobs) if row.logprobs else None
+    logprob, least = likelihood(row.logprobs or ())
     answer, words = final(row.response, manifest.answer), row.guidance
     if words is None:
         cost = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
-        return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob)
+        return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob, least=least)
     kept = words.output_tokens if words.kept is None else words.kept
     if words.tokens < 1 or not 0 <= kept <= words.output_tokens or words.input_tokens < 0:
         raise ConfigError(f"{place}: guidance of less than a token, or fewer tokens than none")
     begun = manifest.prices[manifest.teacher].cost(words.input_tokens, words.output_tokens)
     own = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
     made = Arm(answer, score, row.input_tokens, kept + row.output_tokens, own, logprob, begun, words.tokens)
-    return replace(made, told=words.complete or declared(words.text), complete=words.complete)
+    return replace(made, told=words.complete or declared(words.text), complete=words.complete, least=least)

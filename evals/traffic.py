@@ -208,7 +208,9 @@ def _lot(request: Drafted) -> _Lot | str:
             lot.begun[each.guidance] = lot.begun.get(each.guidance, 0) + whole - spent
         read = sum(call.read or 0 for call in own)
         arm = Arm(each.answer, 0.0, read, each.output, spent / NANO, each.logprob)
-        lot.answers[name] = replace(arm, guidance=each.guidance, told=each.told, complete=each.complete)
+        lot.answers[name] = replace(
+            arm, guidance=each.guidance, told=each.told, complete=each.complete, least=each.least
+        )
         lot.parts[name] = own
         if each.limit is not None and each.place is not None:
             lot.limits[name] = each.limit

@@ -47,6 +47,7 @@ def _draft(draft: Draft, taken: Taken, rung: Rung, climb: Climb) -> Kept:
         draft.student,
         draft.tokens,
         logprob=draft.logprob,
+        least=draft.least,
         limit=rung.max_tokens,
         guidance=draft.guidance,
         told=draft.told,

@@ -108,6 +108,14 @@ class Planner:
                     "placement: context, or the student's right prefill mode"
                 )
             self._check_guide(name, plan)
+        for name, ladder in self.ladders.items():
+            for student in ladder.policy.sure:
+                if Ability.LOGPROBS not in self._abilities(ladder.students[student]):
+                    raise ConfigError(
+                        f"route {name!r}: its policy weighs how likely the tokens of {student!r} were, and the "
+                        f"upstream {ladder.students[student]!r} does not tell log-probabilities; calibrate anew on answers "
+                        "without them, or take a server that has them (and `logprobs: true` on the upstream)"
+                    )
 
     def _check_guide(self, name: str, plan: Plan) -> None:
         if plan.strategy in GUIDED and plan.teacher_model != ANY and self._thinks(plan):

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.answers import Answer, declared, final
 from gateway.cascade.policy import Policy, Rung
-from gateway.cascade.signals import Draft
+from gateway.cascade.signals import Draft, likelihood
 from gateway.chat import Chat, Climb, Exchange, Guidance, Opening, Plan, Taken
 from gateway.strategies.base import Upstreams
 from gateway.strategies.guided import Begun, across, begin, guided, student_prompt
@@ -207,12 +207,10 @@ async def _draft(exchange: Exchange, rung: Rung, own: str, said: Sequence[Delta]
     written = end.usage.output if end.usage is not None else None
     if written is None:  # not reported: an estimate
         written = count("".join(delta.text for delta in said), "").tokens
-    entries = [
-        entry for delta in said for entry in delta.logprobs or () if isinstance(entry.get("logprob"), int | float)
-    ]
-    logprob = sum(float(entry["logprob"]) for entry in entries) / len(entries) if entries else None
+    told = (entry.get("logprob") for delta in said for entry in delta.logprobs or ())
+    logprob, least = likelihood(float(each) for each in told if isinstance(each, int | float))
     answer = await answer_of(exchange, said, end.reason, own)
-    return Draft(rung.student, answer, max(written, 1), logprob, guidance=rung.guidance_tokens)
+    return Draft(rung.student, answer, max(written, 1), logprob, guidance=rung.guidance_tokens, least=least)
 
 
 async def answer_of(exchange: Exchange, said: Sequence[Delta], reason: str, own: str) -> Answer | None:
