@@ -65,7 +65,7 @@ class Manifest(BaseModel):
     )
     also: list[str] = Field(default_factory=list, description="Further arms to show: the teacher asked to be concise.")
     prices: dict[str, Rate] = Field(description="Dollars per million tokens, of every model named above.")
-    answer: Kind | None = Field(None, description="What kind of final answer to compare: number, choice, json, text.")
+    answer: Kind | None = Field(None, description="What kind of final answer to compare: see `gateway.answers`.")
     files: list[str] = Field(default_factory=lambda: ["*.jsonl"], description="The files of answers, as patterns.")
     limits: dict[str, int] = Field(
         default_factory=dict, description="The most tokens that a model was asked for: no policy may ask it for more."
@@ -123,7 +123,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `correct` is 0 to 1, or true or false; null: it could not be scored, and the question is left out and counted.
     `logprobs` are those of the answer's tokens, natural. `guidance`: what a guided student went on from; `response` is
-    then the whole answer, these words included, and the tokens are what the student itself read and wrote.
+    then the whole answer, these words included, and the tokens are what the student itself read and wrote. `group`: for
+    answers whose form does not tell, equal for those of a question that are the same; null: as their form has it.
     """
 
     id: str | int
@@ -135,6 +136,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_tokens: int
     logprobs: list[float] | None = None
     guidance: Words | None = None
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +303,8 @@ def _arm(place: str, row: Outcome, manifest: Manifest) -> Arm | None:
         raise ConfigError(f"{place}: correct is {score}, not 0 to 1")
     logprob, least = likelihood(row.logprobs or ())
     answer, words = final(row.response, manifest.answer), row.guidance
+    if answer is not None and row.group is not None:
+        answer = Answer(answer.kind, f"group {row.group}")
     if words is None:
         cost = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
         return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob, least=least)

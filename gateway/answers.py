@@ -3,7 +3,8 @@
 Read are answers that say where they are: `\\boxed{...}`, `#### ...`, the field `answer` of a JSON object, "the answer
 is ...", or a text that is nothing but an answer. Without such a mark a long text has no final answer that could be told
 without guessing: `kind` says what to look for then, and the last number, the last `(X)` or the whole text is taken.
-Nothing here scores code.
+Whether two answers mean the same, or two programs do, is not told by their form: of the kinds `meaning` and `code` only
+the very same words are equal here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 from gateway.formula import fractions, plain
 
-Kind = Literal["number", "choice", "json", "text"]
+Kind = Literal["number", "choice", "json", "text", "meaning", "code"]
+
+COMPARED: frozenset[Kind] = frozenset({"meaning", "code"})
+"""Kinds whose form does not tell whether two answers are the same: `gateway.strategies.same` finds out."""
 
 LONGEST = 100_000
 """Characters of a text that are looked at: its last ones, where the answer is."""
@@ -49,6 +53,7 @@ _leading = re.compile(
     r"within|given|so)\b)",
     re.IGNORECASE,
 )
+_PYTHON = frozenset({"", "python", "py", "python3"})
 _fence = re.compile(r"```[ \t]{0,3}(\w{0,20})[ \t]{0,3}\n(.*?)(?:```|\Z)", re.DOTALL)
 _field = re.compile(
     rf'"(?:{"|".join(FIELDS)})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.){{0,1000}}"|-?[\d.]{{1,40}}|true|false)', re.DOTALL
@@ -66,7 +71,8 @@ class Answer(NamedTuple):
     """A final answer in its one form: equal answers are equal.
 
     A number is its exact fraction ("18", "3/4"), a choice its letter, JSON its canonical form, a text has no markup and
-    no spaces, and no capitals.
+    no spaces, and no capitals. A `meaning` is the whole text, but for white space; `code` the program that was shown
+    last, or the tests that it passes.
     """
 
     kind: Kind
@@ -79,6 +85,9 @@ def final(text: str, kind: Kind | None = None) -> Answer | None:
     `kind`: what is expected. Then an answer of another kind is none, and `number` and `choice` need no mark.
     """
     text = text[-LONGEST:].strip()
+    if kind in COMPARED:
+        whole = " ".join(text.split()) if kind == "meaning" else _program(text)
+        return Answer(kind, whole) if kind is not None and whole else None
     found = _marked(text, kind) or _unmarked(text, kind)
     return found if kind is None or found is None or found.kind == kind else None
 
@@ -93,9 +102,11 @@ def agreement(one: str, other: str, kind: Kind | None = None) -> float | None:
 
     1 or 0 for numbers, choices and texts; for two JSON values the share of their fields that agree. Where only one of
     them has a final answer they do not agree, unless that is mere words. Where neither has, only the very same text
-    does (white space aside).
+    does (white space aside), and so it is with meanings and code, which nobody is asked about here.
     """
     a, b = final(one, kind), final(other, kind)
+    if kind in COMPARED:
+        return 1.0 if a is not None and a == b else None
     if a is None and b is None:
         return 1.0 if one.split() == other.split() else None
     if a is None or b is None:
@@ -146,6 +157,15 @@ def _json(text: str, kind: Kind | None) -> Answer | None:
     # Within other words, or no JSON for a quote or a backslash that it does not have.
     told = _field.findall(text)
     return _value(told[-1].strip('"').replace("\\\\", "\\"), kind) if told else None
+
+
+def _program(text: str) -> str | None:
+    """The last block of Python code that defines something, else the last one; None: there is none."""
+    blocks = [body.strip("\n") for name, body in _fence.findall(text) if name.lower() in _PYTHON]
+    defining = [
+        block for block in blocks if re.search(r"^\s{0,12}(?:async\s{1,3})?(?:def|class)\s", block, re.MULTILINE)
+    ]
+    return str((defining or blocks)[-1]) if blocks else None
 
 
 def _boxed(text: str) -> str | None:

@@ -98,6 +98,8 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
             yield Finding("fail", f"route {name}", str(error))
         else:
             good.append(name)
+            for said in policies.incomparable(alone, planner.ladders).values():
+                yield Finding("note", f"route {name}", f"drafts can hardly agree: {said}")
     if good:
         yield Finding("ok", "routes", ", ".join(good))
     if ANY not in config.routes:

@@ -15,6 +15,7 @@ from gateway.cascade.signals import Draft, likelihood
 from gateway.chat import Chat, Climb, Exchange, Guidance, Opening, Plan, Taken
 from gateway.strategies.base import Upstreams
 from gateway.strategies.guided import Begun, across, begin, guided, student_prompt
+from gateway.strategies.same import placed
 from gateway.strategies.seam import Trim
 from gateway.strategies.solo import one_of, whole
 from gateway.strategies.voice import Choice, voiced
@@ -74,6 +75,9 @@ async def climbed(
         heard = await _guided(exchange, upstreams, rung, climb, index, measuring)
     else:
         heard = await _alone(exchange, upstreams, rung, index, measuring)
+    known = [*(draft.answer for draft in climb.drafts), climb.teacher]
+    answer = await placed(exchange, upstreams, climb, heard.draft.answer, known, measuring=measuring)
+    heard.draft = heard.draft._replace(answer=answer)
     climb.drafts.append(heard.draft)
     climb.taken.append(Taken(place, [call.id for call in exchange.calls[made:]]))
     return heard
