@@ -32,9 +32,9 @@ PRICES = {
 
 
 async def read(
-    folder: Path, says: Mapping[str, str], **more: Any
-) -> tuple[Question, Mapping[str, Any], Mapping[str, Any], float | None]:
-    """One request with its shadow: the question that calibrating reads, the request, its shadow, and their agreement."""
+    folder: Path, says: Mapping[str, str]
+) -> tuple[Question, Mapping[str, Any], Mapping[str, Any]]:
+    """One request with its shadow: the question that calibrating reads, the request, and its shadow."""
     rungs = [
         Rung(student="one", gain={"one": 1.0}, cost={"one": 1.0}, next={"one": 2.0}),
         Rung(student="two", gain={"alone": 1.0}, cost={"one": 1.0}),
@@ -62,7 +62,7 @@ async def read(
     found: Workload = traffic.load(made, "gkt", None, None).workload
     assert found.manifest.answer == "meaning"
     (question,) = found.questions
-    return question, entry, entry["shadow"], entry["scores"].get("agreement") if "scores" in entry else None
+    return question, entry, entry["shadow"]
 
 
 def cost(calls: Any, *upstreams: str) -> float:
@@ -70,7 +70,7 @@ def cost(calls: Any, *upstreams: str) -> float:
 
 
 async def test_a_shadow_compares_the_teacher_with_the_drafts(tmp_path: Path) -> None:
-    question, entry, shadow, _ = await read(tmp_path, {"one": SKY, "two": ALIKE, "big": AGAIN})
+    question, entry, shadow = await read(tmp_path, {"one": SKY, "two": ALIKE, "big": AGAIN})
     arms = question.arms
     assert arms["one"].answer == arms["two"].answer == arms["big"].answer
     seats = [(call["stage"], call["seat"]) for call in entry["calls"]]
@@ -86,7 +86,7 @@ async def test_a_shadow_compares_the_teacher_with_the_drafts(tmp_path: Path) -> 
 
 
 async def test_a_teacher_that_was_shown_is_compared_by_the_shadow_and_not_before(tmp_path: Path) -> None:
-    question, entry, shadow, _ = await read(tmp_path, {"one": SKY, "two": OTHER, "big": ALIKE})
+    question, entry, shadow = await read(tmp_path, {"one": SKY, "two": OTHER, "big": ALIKE})
     assert [call["seat"] for call in entry["calls"]] == ["student", "student", "checker", "teacher"]
     assert [(call["stage"], call["seat"]) for call in shadow["calls"]] == [("measurement", "checker")]
     arms = question.arms
@@ -95,7 +95,7 @@ async def test_a_teacher_that_was_shown_is_compared_by_the_shadow_and_not_before
 
 
 async def test_one_that_says_something_else_stays_apart(tmp_path: Path) -> None:
-    question, _, _, _ = await read(tmp_path, {"one": SKY, "two": ALIKE, "big": OTHER})
+    question, _, _ = await read(tmp_path, {"one": SKY, "two": ALIKE, "big": OTHER})
     arms = question.arms
     assert arms["one"].answer == arms["two"].answer
     assert arms["big"].answer not in (None, arms["one"].answer)
