@@ -36,7 +36,7 @@ from gateway.lookout import Lookout
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.readiness import Readiness
-from gateway.sandbox import Sandbox
+from gateway.sandbox import Limits, Sandbox
 from gateway.shared.logouts import Logouts
 from gateway.strategies.base import Strategy
 from gateway.strategies.cascade import Cascade
@@ -119,7 +119,7 @@ class Gateway:
             "hint": guided,
             "cascade": Cascade(),
         }
-        self._sandbox = Sandbox()
+        self._sandbox = Sandbox(Limits(seconds=10.0, cpu=5))
         self._shadow: Strategy = Solo("teacher", "measurement")
         self._rest: Strategy = Rest()
 

@@ -47,8 +47,8 @@ def incomparable(config: Config, ladders: Mapping[str, Ladder]) -> dict[str, str
         kind = ladder.policy.kind or route.answers
         if kind is None:
             found[name] = (
-                "answers that say nowhere what they finally are cannot be compared: set `answers` on the route (number, "
-                "choice, json, text; `meaning` for free text, `code` for programs), unless all do, as `#### 18` does"
+                "answers that say nowhere what they finally are cannot be compared: set `answers` on the route "
+                "(number, choice, json or text; `meaning` for free text, `code` for programs), unless all do so"
             )
         elif kind == "meaning" and route.meaning is None:
             found[name] = "set `meaning: {by: embedding, upstream: NAME}` or `{by: judge, upstream: NAME}` on the route"

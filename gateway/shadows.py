@@ -35,7 +35,9 @@ def wanted(exchange: Exchange) -> bool:
     if exchange.climbs:
         more = any(climb.given is not None for climb in exchange.climbs) or bool(unclimbed(exchange))
         # A teacher's answer that was shown was compared with no draft: only this tells whether they are the same.
-        more |= exchange.plan.answers in COMPARED and any(climb.teacher is not None for climb in exchange.climbs)
+        how = exchange.plan.comparing
+        told = exchange.plan.answers not in COMPARED or not (how.checker or how.run)
+        more |= not told and any(climb.teacher is not None for climb in exchange.climbs)
     else:
         more = any(call.seat == "student" and call.error is None for call in exchange.calls)
     return exchange.plan.shadow and exchange.outcome == "ok" and more and exchange.chat.provider_key is None

@@ -83,6 +83,7 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
         alone = config.model_copy(update={"routes": {name: route}})
         try:
             asked = _asked(route, policies.load(alone).get(name))
+            asked += [] if route.meaning is None else [route.meaning.upstream]
         except ConfigError as error:
             yield Finding("fail", f"route {name}", str(error).removeprefix(f"route {name!r}: "))
             continue

@@ -7,6 +7,7 @@ out, since a model failed or could not be understood, is not the same.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -22,6 +23,9 @@ from students.errors import EngineError
 
 LONGEST = 8_000
 """Characters of an answer, and of the question, that are compared: its beginning and its end, half each."""
+
+RUN_SECONDS = 30.0
+"""For the tests of a program that failed them together, one by one; then it is as no other."""
 
 SAME = "SAME"
 
@@ -117,7 +121,11 @@ async def _passed(exchange: Exchange, upstreams: Upstreams, answer: Answer) -> A
     whole = await upstreams.passes(answer.value, "\n".join(wanted))
     passed: list[bool | None] = [whole] * len(wanted)
     if whole is False and len(wanted) > 1:
-        passed = [await upstreams.passes(answer.value, test) for test in wanted]
+        try:
+            async with asyncio.timeout(RUN_SECONDS):
+                passed = [await upstreams.passes(answer.value, test) for test in wanted]
+        except TimeoutError:
+            return answer
     if None in passed:
         return answer
     return Answer("code", "passes " + "".join("01"[bool(each)] for each in passed)) if any(passed) else None

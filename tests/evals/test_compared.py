@@ -31,9 +31,7 @@ PRICES = {
 }
 
 
-async def read(
-    folder: Path, says: Mapping[str, str]
-) -> tuple[Question, Mapping[str, Any], Mapping[str, Any]]:
+async def read(folder: Path, says: Mapping[str, str]) -> tuple[Question, Mapping[str, Any], Mapping[str, Any]]:
     """One request with its shadow: the question that calibrating reads, the request, and its shadow."""
     rungs = [
         Rung(student="one", gain={"one": 1.0}, cost={"one": 1.0}, next={"one": 2.0}),
@@ -66,7 +64,7 @@ async def read(
 
 
 def cost(calls: Any, *upstreams: str) -> float:
-    return sum(call["amount"] for call in calls if call["upstream"] in upstreams) / 1000
+    return float(sum(call["amount"] for call in calls if call["upstream"] in upstreams) / 1000)
 
 
 async def test_a_shadow_compares_the_teacher_with_the_drafts(tmp_path: Path) -> None:
@@ -99,3 +97,10 @@ async def test_one_that_says_something_else_stays_apart(tmp_path: Path) -> None:
     arms = question.arms
     assert arms["one"].answer == arms["two"].answer
     assert arms["big"].answer not in (None, arms["one"].answer)
+
+
+async def test_what_is_the_very_same_costs_nobody_a_call(tmp_path: Path) -> None:
+    question, entry, shadow = await read(tmp_path, {"one": SKY, "two": OTHER, "big": SKY})
+    assert question.arms["big"].answer == question.arms["one"].answer
+    assert len(entry["calls"]) == 4
+    assert shadow["calls"] == []

@@ -297,7 +297,7 @@ async def test_answers_become_a_partition_whatever_is_near_to_what(
 
 async def test_the_question_is_the_users_last_one_and_long_texts_are_shortened() -> None:
     parts = [{"type": "text", "text": "And"}, {"type": "image_url"}, {"type": "text", "text": "this?"}]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "Why?"},
         {"role": "user", "content": parts},
         {"role": "assistant", "content": "x"},
