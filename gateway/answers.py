@@ -106,7 +106,7 @@ def agreement(one: str, other: str, kind: Kind | None = None) -> float | None:
     """
     a, b = final(one, kind), final(other, kind)
     if kind in COMPARED:
-        return 1.0 if a is not None and a == b else None
+        return 1.0 if one.split() == other.split() or (a is not None and a == b) else None
     if a is None and b is None:
         return 1.0 if one.split() == other.split() else None
     if a is None or b is None:

@@ -99,6 +99,19 @@ def test_json_is_compared_as_data() -> None:
     assert final('{"answer": "7", "b": 1}', "json") == Answer("json", '{"answer":"7","b":1}')
 
 
+def test_meanings_and_programs_have_no_form_but_their_words() -> None:
+    assert final("It is so,\n for it is.", "meaning") == Answer("meaning", "It is so, for it is.")
+    assert final(" \n", "meaning") is None
+    assert agreement("It is so.", "It  is so.\n", "meaning") == 1.0
+    assert agreement("It is so.", "So it is.", "meaning") is None, "nobody was asked"
+    code = "First:\n```python\ndef f(n):\n    return n\n```\nand run it:\n```python\nprint(f(1))\n```\n```text\n1\n```"
+    assert final(code, "code") == Answer("code", "def f(n):\n    return n")
+    assert final("```\nprint(1)\n```", "code") == Answer("code", "print(1)")
+    assert final("```bash\nls\n```", "code") is None
+    assert final("Use a loop.", "code") is None
+    assert agreement(code, "```py\ndef f(n): return n\n```", "code") is None
+
+
 def test_agreement() -> None:
     assert agreement("#### 18", "\\boxed{18.0}") == 1.0
     assert agreement("#### 18", "\\boxed{19}") == 0.0
@@ -116,7 +129,9 @@ def test_one_number_in_many_spellings(n: int) -> None:
     assert {final(text) for text in spellings} == {Answer("number", str(n))}
 
 
-@given(st.text(max_size=300), st.text(max_size=300), st.sampled_from(("number", "choice", "json", "text", None)))
+@given(
+    st.text(max_size=300), st.text(max_size=300), st.sampled_from(("number", "choice", "json", "text", "meaning", None))
+)
 def test_any_two_texts(one: str, other: str, kind: Kind | None) -> None:
     found = agreement(one, other, kind)
     assert found is None or 0 <= found <= 1

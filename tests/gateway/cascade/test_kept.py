@@ -19,6 +19,8 @@ answers = st.one_of(
     st.builds(Answer, st.just("choice"), st.sampled_from("AB")),
     st.builds(Answer, st.just("text"), st.sampled_from(["paris", "18"])),
     st.builds(Answer, st.just("json"), st.sampled_from(["{}", "[1]"])),
+    st.builds(Answer, st.just("meaning"), st.sampled_from(["It is so.", "It is not."])),
+    st.builds(Answer, st.just("code"), st.sampled_from(["passes 11", "n = 1"])),
 )
 drafts = st.lists(
     st.builds(

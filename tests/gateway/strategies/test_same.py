@@ -24,7 +24,7 @@ from gateway.strategies.prompts import Prompts
 from gateway.strategies.same import LONGEST, placed, question, shortened
 from gateway.upstreams import worst_case
 from pricing.money import Money
-from students.engine import Ability
+from students.engine import Ability, Engine
 from students.errors import Unavailable
 from students.scripted import Scripted
 from tests.fakes import Embeddings, served
@@ -251,6 +251,46 @@ class TestCode:
         says = {"one": CODE.format("2 * n"), "two": "```python\ndef double(n):\n    return 2 * n\n```", "big": "?"}
         async with stage(says, kind="code", run_code=True) as home:
             assert (await home.ask()).text == says["one"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "agreement"), [(ALIKE, 1.0), (OTHER, 0.0), (SKY, 1.0)], ids=["alike", "other", "the very same"]
+)
+async def test_shadows_of_other_strategies_are_compared_so_too(teacher: str, agreement: float) -> None:
+    async with served(Embeddings()) as fake:
+        made = Config.parse(
+            {
+                "ledger": {"url": "sqlite://"},
+                "prices": PRICES,
+                "upstreams": {
+                    "big": {"kind": "scripted", "model": "big"},
+                    "one": {"kind": "scripted", "model": "one"},
+                    "embedder": {"kind": "openai_api", "model": "embed-small", "base_url": fake.url},
+                },
+                "routes": {
+                    "gkt": {
+                        "strategy": "student",
+                        "teacher": "big",
+                        "student": "one",
+                        "shadow": 1.0,
+                        "answers": "meaning",
+                        "meaning": EMBEDDING,
+                    }
+                },
+            }
+        )
+        engines: dict[str, Engine] = {
+            "big": Scripted("big", teacher, model="big"),
+            "one": Scripted("one", SKY, model="one"),
+        }
+        async with open_gateway(made, engines=engines, environ={}) as gateway:
+            home = House(gateway)
+            await home.ask()
+            await gateway.idle()
+            entry = await home.entry()
+    assert entry["scores"]["agreement"]["value"] == agreement
+    assert checks(entry) == []
+    assert [stage for stage, *_ in checks(entry["shadow"])] == ([] if teacher == SKY else ["measurement"])
 
 
 class Behind:
