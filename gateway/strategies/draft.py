@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.answers import Answer, declared, final
+from gateway.answers import COMPARED, Answer, declared, final
 from gateway.cascade.policy import Policy, Rung
 from gateway.cascade.signals import Draft, likelihood
 from gateway.chat import Chat, Climb, Exchange, Guidance, Opening, Plan, Taken
@@ -226,6 +226,8 @@ async def answer_of(exchange: Exchange, said: Sequence[Delta], reason: str, own:
         return Answer("json", json.dumps(calls, sort_keys=True, separators=(",", ":")))
     text, kind = own + "".join(delta.text for delta in said), exchange.plan.answers
     # On a thread: answers may be long, and the loop has chats to answer.
+    if kind in COMPARED and "json" in exchange.chat.needs:  # an object is compared as one
+        kind = "json"
     found = await asyncio.to_thread(final, text, kind)
     if found is None and kind is not None and "json" in exchange.chat.needs:
         found = await asyncio.to_thread(final, text)

@@ -162,6 +162,17 @@ class TestEmbedding:
             assert checks(await home.entry()) == []
         assert answer.text == SKY
 
+    async def test_objects_are_compared_as_objects(self, stage: Stage) -> None:
+        able = Ability.SCHEMA
+        cast = {
+            name: Scripted(name, said, model=name, abilities=able)
+            for name, said in (("one", '{"a": 1, "b": 2}'), ("two", '{"b": 2, "a": 1}'), ("big", "{}"))
+        }
+        async with stage(cast, meaning=EMBEDDING) as home:
+            answer = await home.ask(needs=["json"])
+            assert checks(await home.entry()) == []
+        assert answer.text == '{"a": 1, "b": 2}'
+
     async def test_the_most_it_can_cost_holds_the_checks(self, stage: Stage) -> None:
         says = {"one": SKY, "two": OTHER, "three": OTHER[::-1], "big": "?"}
         for meaning, name in ((EMBEDDING, "embedder"), (JUDGE, "judge")):
