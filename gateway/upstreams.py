@@ -190,7 +190,7 @@ class Desk:
         try:
             if not isinstance(engine, Embedder):
                 raise Refused("it gives no embeddings", engine=engine.name)
-            found = await engine.embed(texts)
+            found = await engine.embed(texts, call.runs)
             call.usage, call.finish = found.usage, "stop"
         except Exception as error:
             call.error = type(error).__name__

@@ -12,6 +12,7 @@ import orjson
 from pricing.usage import Usage
 from students.bodies import encode
 from students.errors import BadReply
+from students.runs import Run
 from students.wire import read_usage
 
 Vector = tuple[float, ...]
@@ -28,8 +29,8 @@ class Embedded(NamedTuple):
 class Embedder(Protocol):
     """An engine that gives embeddings too."""
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
-        """The embeddings of all texts in one call. Raises `EngineError`."""
+    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
+        """The embeddings of all texts in one call; `runs` as `Prompt.runs`. Raises `EngineError`."""
         ...
 
 

@@ -30,10 +30,11 @@ from tenacity import (
 )
 
 from students.breaker import OPEN, Breaker
-from students.embeddings import Embedded
+from students.embeddings import Embedded, Embedder
 from students.engine import Ability, Engine, Event, Prompt
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
 from students.prefill import Proof, proof_of
+from students.runs import Run
 from students.spec import Spec
 
 LONGEST_PAUSE = 2.0
@@ -117,14 +118,14 @@ class Guard:
                 raise
             self.breaker.good()
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
-        """See `students.openai_api.OpenAIApi.embed`: one try. Raises `Refused` for an engine that has no embeddings."""
-        if not hasattr(self.engine, "embed"):
+    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
+        """See `students.embeddings.Embedder.embed`: one try. Raises `Refused` for an engine that has no embeddings."""
+        if not isinstance(self.engine, Embedder):
             raise Refused("it gives no embeddings", engine=self.name)
         trial = await self.breaker.enter()
         try:
             async with asyncio.timeout(self._total):
-                found: Embedded = await self.engine.embed(texts)
+                found = await self.engine.embed(texts, runs)
         except TimeoutError:
             late = TimedOut("the answer took too long", engine=self.name, deadline="total")
             self._judge(late, trial=trial)

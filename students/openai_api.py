@@ -151,13 +151,13 @@ class OpenAIApi:
         except (aiohttp.ClientError, OSError) as error:
             raise self._present(_unavailable(error), prompt) from None
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
-        """The embeddings of all texts, in one call over the same connections. Raises `EngineError`; not tried again."""
+    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
+        """See `students.embeddings.Embedder.embed`: over the same connections, and not tried again."""
         try:
             await self._enter()
             try:
                 async with asyncio.timeout(self._spec.deadlines.total):
-                    return embeddings.read(await self._embedding(embeddings.body(self.model, texts)), len(texts))
+                    return embeddings.read(await self._embedding(embeddings.body(self.model, texts), runs), len(texts))
             finally:
                 self._slots.release()
         except EngineError as error:
@@ -169,17 +169,21 @@ class OpenAIApi:
         except (aiohttp.ClientError, OSError) as error:
             raise present(_unavailable(error), engine=self.name, keys=(self._key,), texts=texts) from None
 
-    async def _embedding(self, body: bytes) -> bytes:
+    async def _embedding(self, body: bytes, runs: list[Run] | None) -> bytes:
         """The answer, on another connection where the first was closed before it answered anything."""
         for last in (False, True):
+            run = self._machine.run(runs)
             try:
-                async with self._session().post(self._embeddings, data=body, allow_redirects=False) as response:
+                sent = Sent(body, run)
+                async with self._session().post(self._embeddings, data=sent, allow_redirects=False) as response:
                     if response.status != 200:
                         raise await _failed(response)
                     return await _read(response, EMBEDDING_BYTES)
             except aiohttp.ServerDisconnectedError:
                 if last:
                     raise
+            finally:
+                run.end()
         raise AssertionError("the last try returns or raises")
 
     async def ready(self) -> Ability:

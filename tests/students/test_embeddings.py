@@ -14,6 +14,7 @@ from students.embeddings import cosine, read
 from students.errors import BadReply, EngineError, Refused, Unavailable
 from students.guard import Guard
 from students.openai_api import OpenAIApi
+from students.runs import Run
 from students.scripted import Scripted
 from students.spec import OpenAISpec, ScriptedSpec
 from tests.fakes import Embeddings, served, word_counts
@@ -78,7 +79,8 @@ async def test_all_texts_are_one_call() -> None:
     async with served(Embeddings()) as fake:
         guard = engine(fake.url)
         try:
-            found = await guard.embed(["one two", "two three four"])
+            runs: list[Run] = []
+            found = await guard.embed(["one two", "two three four"], runs)
             again = await guard.embed(["one two"])
         finally:
             await guard.aclose()
@@ -88,6 +90,7 @@ async def test_all_texts_are_one_call() -> None:
     assert [len(body["input"]) for body in fake.asked] == [2, 1]
     assert fake.headers[0]["Authorization"] == "Bearer secret-key"
     assert len(fake.peers) == 1, "over one connection"
+    assert [run.share is not None and run.share > 0 for run in runs] == [True], "a machine by the hour is paid for it"
 
 
 @pytest.mark.anyio
