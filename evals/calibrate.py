@@ -251,6 +251,7 @@ class _Search:
                 student=named[name].student if name in named else name,
                 guidance_tokens=named[name].tokens if name in named else 0,
                 max_tokens=limit,
+                logprobs=self._sure(name) or None,
                 gain=_named(step, weighing.gain),
                 cost=_named(step, weighing.cost),
                 next=None if weighing.next is None else _named(step, weighing.next),
@@ -286,6 +287,11 @@ class _Search:
                 "recorded": self._manifest.recorded or "unknown",
             },
         )
+
+    def _sure(self, name: str) -> bool:
+        """Whether all drafts of that name told their log-probabilities, so that nobody saw what it means if not."""
+        arms = [question.arms[name] for question in self._questions]
+        return all(arm.complete or (arm.logprob is not None and arm.least is not None) for arm in arms)
 
 
 def _observed(rungs: Sequence[Step], walked: Walked, height: int) -> Observed:

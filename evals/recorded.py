@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.answers import Answer, Kind, declared, final
-from gateway.cascade.signals import who
+from gateway.cascade.signals import likelihood, who
 from gateway.errors import ConfigError
 
 MANIFEST = "workload.yaml"
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
     )
     also: list[str] = Field(default_factory=list, description="Further arms to show: the teacher asked to be concise.")
     prices: dict[str, Rate] = Field(description="Dollars per million tokens, of every model named above.")
-    answer: Kind | None = Field(None, description="What kind of final answer to compare: number, choice, json, text.")
+    answer: Kind | None = Field(None, description="What kind of final answer to compare: see `gateway.answers`.")
     files: list[str] = Field(default_factory=lambda: ["*.jsonl"], description="The files of answers, as patterns.")
     limits: dict[str, int] = Field(
         default_factory=dict, description="The most tokens that a model was asked for: no policy may ask it for more."
@@ -123,7 +123,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `correct` is 0 to 1, or true or false; null: it could not be scored, and the question is left out and counted.
     `logprobs` are those of the answer's tokens, natural. `guidance`: what a guided student went on from; `response` is
-    then the whole answer, these words included, and the tokens are what the student itself read and wrote.
+    then the whole answer, these words included, and the tokens are what the student itself read and wrote. `group`: for
+    answers whose form does not tell, equal for those of a question that are the same; null: as their form has it.
     """
 
     id: str | int
@@ -135,6 +136,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_tokens: int
     logprobs: list[float] | None = None
     guidance: Words | None = None
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ class Arm:
     """One model's answer to one question, as a policy sees it, with its score and its cost in micro-dollars.
 
     Of a guided student `cost` is its own part, and `begun` what the teacher's first words cost, which all that go on
-    from them share. `guidance` is their limit of tokens; `told`: the answer was in them; `complete`: they were all of
+    from them share. `logprob` is the mean log-probability of its tokens, `least` the least; None where not told.
+    `guidance` is their limit of tokens; `told`: the answer was in them; `complete`: they were all of
     it.
     """
 
@@ -156,6 +159,7 @@ class Arm:
     guidance: int = 0
     told: bool = False
     complete: bool = False
+    least: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,15 +301,17 @@ def _arm(place: str, row: Outcome, manifest: Manifest) -> Arm | None:
     score = float(row.correct)
     if not 0 <= score <= 1:
         raise ConfigError(f"{place}: correct is {score}, not 0 to 1")
-    logprob = sum(row.logprobs) / len(row.logprobs) if row.logprobs else None
+    logprob, least = likelihood(row.logprobs or ())
     answer, words = final(row.response, manifest.answer), row.guidance
+    if answer is not None and row.group is not None:
+        answer = Answer(answer.kind, f"group {row.group}")
     if words is None:
         cost = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
-        return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob)
+        return Arm(answer, score, row.input_tokens, row.output_tokens, cost, logprob, least=least)
     kept = words.output_tokens if words.kept is None else words.kept
     if words.tokens < 1 or not 0 <= kept <= words.output_tokens or words.input_tokens < 0:
         raise ConfigError(f"{place}: guidance of less than a token, or fewer tokens than none")
     begun = manifest.prices[manifest.teacher].cost(words.input_tokens, words.output_tokens)
     own = manifest.prices[row.model].cost(row.input_tokens, row.output_tokens)
     made = Arm(answer, score, row.input_tokens, kept + row.output_tokens, own, logprob, begun, words.tokens)
-    return replace(made, told=words.complete or declared(words.text), complete=words.complete)
+    return replace(made, told=words.complete or declared(words.text), complete=words.complete, least=least)

@@ -48,7 +48,7 @@ def draft(question: Question, name: str, limit: int | None) -> Draft:
     whole = limit is None or arm.written <= limit or arm.complete
     written = arm.written if limit is None or whole else min(arm.written, limit)
     student, answer = student_of(name, arm.guidance), arm.answer if whole else None
-    return Draft(student, answer, written, arm.logprob, arm.told, arm.guidance, arm.complete)
+    return Draft(student, answer, written, arm.logprob, arm.told, arm.guidance, arm.complete, arm.least)
 
 
 def play(policy: Policy, manifest: Manifest, question: Question) -> Played:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.chat import Seat
 from gateway.errors import ConfigError
 
 RUN = "run.json"
@@ -46,7 +47,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One call to one model. Tokens, seconds since the request began, nano-dollars; None: unknown."""
 
     stage: str
-    seat: Literal["teacher", "student"]
+    seat: Seat
     model: str
     input_tokens: int | None
     output_tokens: int | None

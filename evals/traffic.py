@@ -29,6 +29,9 @@ Labels = Literal["agreement", "feedback"]
 NANO = 1000
 """Nano-dollars in a micro-dollar; dollars per million tokens are micro-dollars per token."""
 
+CHECKER = "checker"
+"""The seat of whoever says whether two answers are the same."""
+
 WHOLE = 0.5
 """A score above this says that an answer was right, where all that can be concluded from it is right or wrong."""
 
@@ -196,19 +199,23 @@ def _lot(request: Drafted) -> _Lot | str:
         name = who(each.model, each.guidance)
         if name in lot.answers:
             continue
-        made = [request.calls[call] for call in each.calls if call in request.calls]
-        cost, inputs = [call.amount for call in made], [call.read for call in made]
+        # Who compared it with other drafts is a part of what it costs, and of nothing else.
+        every = [request.calls[call] for call in each.calls if call in request.calls]
+        made, checks = [one for one in every if one.seat != CHECKER], [one for one in every if one.seat == CHECKER]
+        cost, inputs = [call.amount for call in every], [call.read for call in made]
         if not (made or each.complete) or None in cost:
             return "with a call that has no price"
         if each.output is None or None in inputs:
             return "with a call whose tokens are not known"
         own = [call for call in made if each.guidance == 0 or call.seat == "student"]
-        spent, whole = sum(call.amount or 0 for call in own), sum(filter(None, cost))
+        spent, whole = sum(call.amount or 0 for call in (*own, *checks)), sum(filter(None, cost))
         if each.guidance:
             lot.begun[each.guidance] = lot.begun.get(each.guidance, 0) + whole - spent
         read = sum(call.read or 0 for call in own)
         arm = Arm(each.answer, 0.0, read, each.output, spent / NANO, each.logprob)
-        lot.answers[name] = replace(arm, guidance=each.guidance, told=each.told, complete=each.complete)
+        lot.answers[name] = replace(
+            arm, guidance=each.guidance, told=each.told, complete=each.complete, least=each.least
+        )
         lot.parts[name] = own
         if each.limit is not None and each.place is not None:
             lot.limits[name] = each.limit

@@ -3,7 +3,8 @@
 Read are answers that say where they are: `\\boxed{...}`, `#### ...`, the field `answer` of a JSON object, "the answer
 is ...", or a text that is nothing but an answer. Without such a mark a long text has no final answer that could be told
 without guessing: `kind` says what to look for then, and the last number, the last `(X)` or the whole text is taken.
-Nothing here scores code.
+Whether two answers mean the same, or two programs do, is not told by their form: of the kinds `meaning` and `code` only
+the very same words are equal here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["number", "choice", "json", "text"]
+from gateway.formula import fractions, plain
+
+Kind = Literal["number", "choice", "json", "text", "meaning", "code"]
+
+COMPARED: frozenset[Kind] = frozenset({"meaning", "code"})
+"""Kinds whose form does not tell whether two answers are the same: `gateway.strategies.same` finds out."""
 
 LONGEST = 100_000
 """Characters of a text that are looked at: its last ones, where the answer is."""
@@ -28,15 +34,32 @@ FIELDS = ("answer", "final_answer", "result")
 _NUMBER = r"[-+−]?(?:\d{1,3}(?:,\d{3}){1,8}|\d{1,40})(?:\.\d{1,40})?|[-+−]?\.\d{1,40}"
 _number = re.compile(rf"(?<![\w.])(?:{_NUMBER})(?:\s{{0,3}}/\s{{0,3}}\d{{1,40}})?")
 _whole_number = re.compile(rf"(?:{_NUMBER})(?:\s{{0,3}}/\s{{0,3}}\d{{1,40}})?")
-_fraction = re.compile(r"\\[dt]?frac\s{0,3}\{\s{0,3}(-?\d{1,40})\s{0,3}\}\s{0,3}\{\s{0,3}(\d{1,40})\s{0,3}\}")
-_choice = re.compile(r"\(?([A-J])\)?[.:]?(?:\s|$)")
-_lettered = re.compile(r"\(([A-J])\)")
+_choice = re.compile(r"(?:(?i:option|choice|letter)\s{1,3})?(?:\(([A-Ja-j])\)(?=[\s.:,]|$)|([A-J])(?:[.):](?=\s|$)|$))")
+_bare_choice = re.compile(r"([A-J])\s")
+_lettered = re.compile(r"(?<!\w)\(([A-Ja-j])\)")
+_called = re.compile(
+    r"(?:\(([A-J])\)(?:\s{1,3}[a-z ]{1,40}?)?|(?<![\w(])([A-J]))\s{1,3}is\s{1,3}(?:(?:therefore|clearly)\s{1,3})?"
+    r"(?:the\s{1,3})?(?:correct|right|best|answer)\b"
+)
+_opened = re.compile(r"[\s*]{0,9}\(?([A-J])[.):]{0,2}[*]{0,2}[ \t]{0,9}(?:\n|$)")
+_HEDGE = (
+    r"(?:(?:about|approximately|approx\.|around|roughly|exactly|nearly|almost|only|just|equal\s{1,3}to|equals|"
+    r"an?\s{1,3}total\s{1,3}of|an?\s{1,3}average\s{1,3}of)[\s:]{1,3}){0,2}"
+)
+_hedged = re.compile(rf"{_HEDGE}[-−+~=≈\s$€£¥]{{0,5}}[.\d]", re.IGNORECASE)
+_leading = re.compile(
+    rf"{_HEDGE}[~≈$€£¥]{{0,2}}({_NUMBER})%?(?:\s{{1,3}}[a-z/]{{1,20}}){{0,3}}?"
+    r"(?:,\s{1,3}(?!or\b|and\b)[a-z]|\s{1,3}(?:for|per|after|every|each|because|since|when|if|as|at|on|over|during|"
+    r"within|given|so)\b)",
+    re.IGNORECASE,
+)
+_PYTHON = frozenset({"", "python", "py", "python3"})
 _fence = re.compile(r"```[ \t]{0,3}(\w{0,20})[ \t]{0,3}\n(.*?)(?:```|\Z)", re.DOTALL)
 _field = re.compile(
     rf'"(?:{"|".join(FIELDS)})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.){{0,1000}}"|-?[\d.]{{1,40}}|true|false)', re.DOTALL
 )
 _hashes = re.compile(r"####[ \t]{0,9}([^\n]{1,200})")
-_said = re.compile(r"answer\s{1,3}is\s{0,3}:?[\s*$\\(]{0,9}([^\n]{1,200})", re.IGNORECASE)
+_said = re.compile(r"answer\s{1,3}is\s{0,3}:?(?:[\s*$]|\\[(\[]){0,9}([^\n]{1,200})", re.IGNORECASE)
 _labelled = re.compile(
     r"^[\s*#]{0,9}(?:final\s)?answer[\s*]{0,5}:[\s*]{0,5}([^\n]{1,200})", re.IGNORECASE | re.MULTILINE
 )
@@ -48,7 +71,8 @@ class Answer(NamedTuple):
     """A final answer in its one form: equal answers are equal.
 
     A number is its exact fraction ("18", "3/4"), a choice its letter, JSON its canonical form, a text has no markup and
-    no spaces, and no capitals.
+    no spaces, and no capitals. A `meaning` is the whole text, but for white space; `code` the program that was shown
+    last, or the tests that it passes.
     """
 
     kind: Kind
@@ -61,6 +85,9 @@ def final(text: str, kind: Kind | None = None) -> Answer | None:
     `kind`: what is expected. Then an answer of another kind is none, and `number` and `choice` need no mark.
     """
     text = text[-LONGEST:].strip()
+    if kind in COMPARED:
+        whole = " ".join(text.split()) if kind == "meaning" else _program(text)
+        return Answer(kind, whole) if kind is not None and whole else None
     found = _marked(text, kind) or _unmarked(text, kind)
     return found if kind is None or found is None or found.kind == kind else None
 
@@ -75,9 +102,11 @@ def agreement(one: str, other: str, kind: Kind | None = None) -> float | None:
 
     1 or 0 for numbers, choices and texts; for two JSON values the share of their fields that agree. Where only one of
     them has a final answer they do not agree, unless that is mere words. Where neither has, only the very same text
-    does (white space aside).
+    does (white space aside), and so it is with meanings and code, which nobody is asked about here.
     """
     a, b = final(one, kind), final(other, kind)
+    if kind in COMPARED:
+        return 1.0 if one.split() == other.split() or (a is not None and a == b) else None
     if a is None and b is None:
         return 1.0 if one.split() == other.split() else None
     if a is None or b is None:
@@ -106,7 +135,7 @@ def _declared(text: str, kind: Kind | None) -> Answer | None:
     for mark in (_hashes, _said, _labelled):
         marks = mark.findall(text)
         if marks:
-            return _value(_clause(marks[-1]), kind)
+            return _value(_clause(marks[-1]), kind, sentence=mark is _said)
     return None
 
 
@@ -130,6 +159,15 @@ def _json(text: str, kind: Kind | None) -> Answer | None:
     return _value(told[-1].strip('"').replace("\\\\", "\\"), kind) if told else None
 
 
+def _program(text: str) -> str | None:
+    """The last block of Python code that defines something, else the last one; None: there is none."""
+    blocks = [body.strip("\n") for name, body in _fence.findall(text) if name.lower() in _PYTHON]
+    defining = [
+        block for block in blocks if re.search(r"^\s{0,12}(?:async\s{1,3})?(?:def|class)\s", block, re.MULTILINE)
+    ]
+    return str((defining or blocks)[-1]) if blocks else None
+
+
 def _boxed(text: str) -> str | None:
     start = text.rfind("\\boxed{")
     if start < 0:
@@ -147,38 +185,67 @@ def _clause(text: str) -> str:
     return re.split(r"\.(?:\s|$)", text, maxsplit=1)[0]
 
 
-def _value(text: str, kind: Kind | None) -> Answer | None:
-    """The answer that a short text is: a choice, a number, else its words."""
+def _value(text: str, kind: Kind | None, *, sentence: bool = False) -> Answer | None:
+    """The answer that a short text is: a choice, a number, else its words. `sentence`: it may go on from any word."""
     text = _styled.sub(r"\1", text).strip("$* \t\n").rstrip(".").strip()
     choice = _choice.match(text)
-    if choice and (len(text) == 1 or text[0] == "(" or text[1:2] in ").:"):
-        return Answer("choice", choice[1])
-    bare = _markup.sub("", _fraction.sub(r"\1/\2", text)).strip(".,:;!?\"'€£¥")
-    if bare.count("=") == 1:
-        bare = bare.split("=")[1]
-    if _whole_number.fullmatch(bare):
-        return _exact(bare)
+    if choice:
+        return Answer("choice", (choice[1] or choice[2]).upper())
+    if kind == "choice" and (bare := _bare_choice.match(text)):
+        return Answer("choice", bare[1])
+    formula = plain(text).strip(".,:;!?\"'€£¥")
+    if formula.count("=") == 1:
+        formula = formula.split("=")[1]
+    if _whole_number.fullmatch(formula):
+        return _exact(formula)
+    # A formula with commands in it is none of its numbers.
+    amount = None if "\\" in formula else _amount(text, sentence=sentence)
+    if amount is not None:
+        return _exact(amount)
+    return _unmarked(text, kind) or (Answer("text", formula.lower()) if formula else None)
+
+
+def _amount(text: str, *, sentence: bool) -> str | None:
+    """The number that a few words are about: the first of "18 for 2 days", the only one of "about $18 a day".
+
+    None for "3 or 4", "1 hour and 5 minutes", "x^2 + 1". What "the answer is" goes on with as a `sentence` may mention
+    any number ("usually given in 3 cases"): it has to begin with it.
+    """
+    leading = _leading.match(text)
+    if leading:
+        return leading[1]
     told = _numbers(text)
-    # "18 dollars" and "about $18 a day" are the number 18; "3 or 4" and "x^2 + 1" are texts.
-    if len(told) == 1 and not re.search(r"[\^_\\=<>]|\d[a-zA-Z(]|[a-zA-Z)][-+*/]|[-+*/][a-zA-Z(]", text):
-        return _exact(told[0])
-    return _unmarked(text, kind) or (Answer("text", bare.lower()) if bare else None)
+    if len(told) != 1 or (sentence and not _hedged.match(text)):
+        return None
+    return None if re.search(r"[\^_\\=<>]|\d[a-zA-Z(]|[a-zA-Z)][-+*/]|[-+*/][a-zA-Z(]", text) else told[0]
 
 
 def _unmarked(text: str, kind: Kind | None) -> Answer | None:
-    """The last number or letter in brackets or the whole text, where that is what is looked for."""
+    """What is looked for where nothing marks it: the last number; a letter; the whole text."""
     if kind == "number":
         told = _numbers(text)
         return _exact(told[-1]) if told else None
     if kind == "choice":
-        letters = _lettered.findall(text) or ([text.upper()] if re.fullmatch(r"[a-j]", text) else [])
-        return Answer("choice", letters[-1]) if letters else None
+        letter = _letter(text)
+        return Answer("choice", letter) if letter else None
     words = _markup.sub("", text).strip(".,:;!?\"'").lower()
     return Answer("text", words) if kind == "text" and words else None
 
 
+def _letter(text: str) -> str | None:
+    """The letter that is called the right one last, or stands on the first line alone, or the last in brackets."""
+    called = [one or other for one, other in _called.findall(text)]
+    if called:
+        return str(called[-1])
+    opened = _opened.match(text)
+    if opened:
+        return str(opened[1])
+    letters = _lettered.findall(text) or re.findall(r"^[a-j]$", text)
+    return str(letters[-1]).upper() if letters else None
+
+
 def _numbers(text: str) -> list[str]:
-    return _number.findall(_fraction.sub(r"\1/\2", text.replace("-$", "-").replace("$", " ")))
+    return _number.findall(fractions(text.replace("-$", "-").replace("$", " ")))
 
 
 def _exact(told: str) -> Answer | None:

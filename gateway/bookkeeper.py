@@ -314,6 +314,7 @@ def _drafted(draft: Draft, place: int, index: int, climb: Climb) -> dict[str, An
         "agree": 0 if draft.answer is None else answers.count(draft.answer),
         "tokens": draft.tokens,
         "logprob": None if draft.logprob is None else round(draft.logprob, 4),
+        "least_logprob": None if draft.least is None else round(draft.least, 4),
         "guidance": draft.guidance,
         "told": draft.told,
         "complete": draft.complete,

@@ -136,6 +136,7 @@ async def open_gateway(
             if not state["ready"]:
                 log.warning("upstream is not ready", upstream=name, error=state["error"])
         planner.check()
+        planner.warn()
         try:
             yield gateway
         finally:

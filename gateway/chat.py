@@ -17,7 +17,10 @@ from pricing.usage import Usage
 from students.engine import Message, Prompt, Sampling
 from students.runs import Run, seconds
 
-Seat = Literal["teacher", "student"]
+Speaker = Literal["teacher", "student"]
+Seat = Literal[Speaker, "checker"]
+"""Who was asked: the paid model, one's own, or whoever says whether two answers are the same."""
+
 Stage = Literal["guidance", "answer", "fallback", "measurement"]
 """Why a model was asked: for the first words; for the answer, or the rest of it; because another one failed; or, after
 the client was served, to see what the teacher alone would have written."""
@@ -121,6 +124,20 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparing:
+    """How answers are compared whose form does not tell: `checker`, an upstream, says whether two texts mean the same.
+
+    `threshold`: by their embeddings, the cosine from which on they do; None: by judging, in `max_tokens` at most.
+    `run`: programs are run against the tests that the chat brings. Without either only the very same words are equal.
+    """
+
+    checker: str | None = None
+    threshold: float | None = None
+    max_tokens: int = 16
+    run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Who speaks, and why. `teacher` and `student` name upstreams of the configuration.
 
@@ -131,7 +148,8 @@ class Plan:
     of that, None where it was not drawn. `guidance_cache`: guidance is kept for so many seconds; None: it is not.
     `policy` is that of a cascade, `students` the upstreams of the students that it names, `closed` its rungs that are
     not climbed for this chat (by their place) and why, `barred` those of them that it cannot have, so that not even a
-    shadow climbs them; `answers` the kind of final answer that drafts are compared by.
+    shadow climbs them; `answers` the kind of final answer that drafts are compared by, `comparing` how, where their
+    form does not tell.
     """
 
     route: str
@@ -158,6 +176,7 @@ class Plan:
     closed: Mapping[int, str] = field(default_factory=dict)
     barred: frozenset[int] = frozenset()
     answers: Kind | None = None
+    comparing: Comparing = Comparing()
 
 
 @dataclass(slots=True)
@@ -259,7 +278,8 @@ class Climb:
     `given` is the place of the draft that was given; None: the teacher's answer was, or none yet. `taken` says of each
     draft which rung it is of; the first `former` were made for another exchange, the one that this one measures.
     `teacher` is the final answer of the teacher's; None: it has none, or was not asked. `opening` are the longest first
-    words of the teacher's so far.
+    words of the teacher's so far. `vectors` are embeddings of answers, by their words. Of an exchange that measures
+    another, `resort` is the call by which the teacher answered that one, `stood` its answer before it was compared.
     """
 
     drafts: list[Draft] = field(default_factory=list)
@@ -269,6 +289,9 @@ class Climb:
     former: int = 0
     teacher: Answer | None = None
     opening: Opening | None = None
+    vectors: dict[str, Sequence[float]] = field(default_factory=dict)
+    resort: Call | None = None
+    stood: Answer | None = None
 
 
 @dataclass(slots=True)

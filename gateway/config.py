@@ -164,6 +164,23 @@ class Target(Strict):
     )
 
 
+class Meaning(Strict):
+    """Who says whether two answers in free text mean the same."""
+
+    by: Literal["embedding", "judge"] = Field(
+        description="`embedding`: an upstream of kind openai_api whose server has `/embeddings`; `judge`: a model that "
+        "is asked for one word."
+    )
+    upstream: str = Field(description="Name of an upstream.")
+    threshold: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Cosine from which on two embeddings are the same answer; it depends on the model.",
+    )
+    max_tokens: int = Field(16, ge=1, description="Of a judge's verdict; one that thinks needs more.")
+
+
 class Route(Strict):
     """What a model name means."""
 
@@ -204,8 +221,18 @@ class Route(Strict):
     answers: Kind | None = Field(
         None,
         description="What kind of final answer this route's chats have: `number`, `choice`, `json` or `text`. Shadows "
-        "are compared by it: then the last number, the last `(X)` or the whole text of an answer counts. None: only an "
-        "answer that says where it is, as `#### 18` does.",
+        "are compared by it: then the last number, the last `(X)` or the whole text of an answer counts. `meaning`: "
+        "free text, which `meaning` compares; `code`: programs, which `run_code` compares. None: only an answer that "
+        "says where it is, as `#### 18` does.",
+    )
+    meaning: Meaning | None = Field(
+        None,
+        description="For `answers: meaning`: `{by: embedding|judge, upstream: NAME}`; else only equal texts agree.",
+    )
+    run_code: bool = Field(
+        False,
+        description="For `answers: code`: run the programs that models write, in a sandbox, against the tests that the "
+        "prompt brings (docs/cascade.md, SECURITY.md); else only equal programs agree.",
     )
     pass_key: bool = Field(
         False,
@@ -335,6 +362,7 @@ class Config(Strict):
                     )
             _check_measuring(name, route)
             self._check_cascade(name, route)
+            self._check_meaning(name, route)
             self._check_passing(name, route)
             if route.strategy == "hint" and route.placement == "prefix":
                 raise ValueError(f"route {name!r}: a hint is not the beginning of an answer; its placement is context")
@@ -366,6 +394,21 @@ class Config(Strict):
                     f"route {name!r}: students.{student}: {upstream!r} is not among the upstreams: "
                     f"{', '.join(self.upstreams)}"
                 )
+
+    def _check_meaning(self, name: str, route: Route) -> None:
+        if route.meaning is None:
+            return
+        spec = self.upstreams.get(route.meaning.upstream)
+        if spec is None:
+            raise ValueError(
+                f"route {name!r}: meaning.upstream {route.meaning.upstream!r} is not among the upstreams: "
+                f"{', '.join(self.upstreams)}"
+            )
+        if route.meaning.by == "embedding" and not isinstance(spec, OpenAISpec):
+            raise ValueError(
+                f"route {name!r}: meaning.upstream {route.meaning.upstream!r} is to embed, which upstreams of kind "
+                "openai_api can; take one, or by: judge"
+            )
 
     def _check_pool(self, name: str, pool: PoolSpec) -> None:
         for member in pool.members:

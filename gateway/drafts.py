@@ -27,6 +27,8 @@ def kept(exchange: Exchange) -> Sequence[Kept]:
     answers = [draft.answer for draft, _ in new]
     of_rungs = {call for taken in climb.taken for call in taken.calls}
     for call in exchange.calls:
+        if call.seat != "teacher":
+            continue
         if call.id not in of_rungs and call.error is None and call.finish is not None:  # the teacher's, for all of it
             output, limit = call.usage.output if call.usage is not None else None, policy.teacher.max_tokens
             given = own and climb.given is None
@@ -37,7 +39,12 @@ def kept(exchange: Exchange) -> Sequence[Kept]:
         made += _ended(exchange, policy, climb, climb.opening)
         answers += [ended] * (len(made) - len(answers))
     # A shadow's answers are numbered after the request's, which were its drafts and then the teacher's.
-    before = [draft.answer for draft in known] + ([climb.teacher] if not own and climb.given is None else [])
+    before = [draft.answer for draft in known] + ([climb.stood] if not own and climb.given is None else [])
+    resort = climb.resort
+    if resort is not None and climb.teacher != climb.stood:  # served uncompared, it is told again
+        output = resort.usage.output if resort.usage is not None else None
+        made.append(Kept(None, resort.upstream, output, given=True, calls=(resort.id,)))
+        answers.append(climb.teacher)
     return grouped(made, answers, before)
 
 
@@ -47,6 +54,7 @@ def _draft(draft: Draft, taken: Taken, rung: Rung, climb: Climb) -> Kept:
         draft.student,
         draft.tokens,
         logprob=draft.logprob,
+        least=draft.least,
         limit=rung.max_tokens,
         guidance=draft.guidance,
         told=draft.told,

@@ -23,6 +23,7 @@ from gateway.strategies.base import Upstreams
 from gateway.strategies.seam import whole
 from gateway.upstreams import Upstream
 from pricing.usage import Usage
+from students.embeddings import Vector
 from students.engine import Ability, Delta, Event, Finish, Prompt
 from students.spec import UpstreamSpec
 
@@ -142,6 +143,12 @@ class _Recalling:
             self._exchange.guidance_cache = "bypassed"
             return self._behind.ask(seat, stage, prompt)
         return self._guidance(prompt)
+
+    async def embed(self, stage: Stage, texts: Sequence[str], upstream: str) -> Sequence[Vector]:
+        return await self._behind.embed(stage, texts, upstream)
+
+    async def passes(self, program: str, tests: str) -> bool | None:
+        return await self._behind.passes(program, tests)
 
     async def _guidance(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         exchange = self._exchange

@@ -368,6 +368,8 @@ def fallback(entry: Entry) -> str | None:
     """Which model failed and how, when another one took over: `student_unavailable`, `teacher_timed_out`; else None."""
     failed: Call | None = None
     for call in entry.calls:
+        if call.seat == "checker":  # nobody answers for it
+            continue
         if failed is not None and call.seat != failed.seat:
             break
         if call.error is not None:

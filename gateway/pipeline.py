@@ -13,6 +13,7 @@ import structlog
 
 from gateway import bookkeeper, shadows
 from gateway.admission import NOTHING, Admission, Held, reason
+from gateway.answers import COMPARED
 from gateway.auth import Authenticator
 from gateway.bookkeeper import Bookkeeper
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Exchange, Plan, StrategyName
@@ -35,6 +36,7 @@ from gateway.lookout import Lookout
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 from gateway.readiness import Readiness
+from gateway.sandbox import Limits, Sandbox
 from gateway.shared.logouts import Logouts
 from gateway.strategies.base import Strategy
 from gateway.strategies.cascade import Cascade
@@ -117,6 +119,7 @@ class Gateway:
             "hint": guided,
             "cascade": Cascade(),
         }
+        self._sandbox = Sandbox(Limits(seconds=10.0, cpu=5))
         self._shadow: Strategy = Solo("teacher", "measurement")
         self._rest: Strategy = Rest()
 
@@ -154,6 +157,7 @@ class Gateway:
         )
         planner.check()
         check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless], planner.students)
+        planner.warn()
         self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
         self.metrics.know(config)
         self.lookout.stale()  # policies may be new
@@ -186,7 +190,7 @@ class Gateway:
         The caller closes the generator; closing it early stops the models and books the request as abandoned.
         """
         rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
-        desk = Desk(exchange, self.upstreams, rules.book, self.ledger, rules.prompts)
+        desk = Desk(exchange, self.upstreams, rules.book, self.ledger, rules.prompts, self._sandbox)
         finish: Finish | None = None
         texts: list[list[str]] = [exchange.answer, *([] for _ in range(exchange.chat.n - 1))]
         exchange.outcome = "abandoned"
@@ -276,7 +280,10 @@ class Gateway:
         began = time.perf_counter()
         shadow = shadows.shadow(exchange)
         rules = exchange.rules if isinstance(exchange.rules, Rules) else self._rules
-        desk = Desk(shadow, self.upstreams, rules.book, self.ledger, rules.prompts)
+        desk = Desk(shadow, self.upstreams, rules.book, self.ledger, rules.prompts, self._sandbox)
+        route = rules.config.routes.get(exchange.plan.route)
+        kind = exchange.plan.answers if exchange.plan.answers in COMPARED else route.answers if route else None
+        found: float | None = None
         shadow.outcome = "abandoned"
         try:
             strategy = self._rest if len(shadow.climbs) == 1 else self._shadow
@@ -288,6 +295,8 @@ class Gateway:
                     if shadow.first_token is None:
                         shadow.first_token = time.perf_counter() - began
                     shadow.answer.append(event.text)
+            if shadow.outcome == "ok":
+                found = await shadows.alike(exchange, shadow, kind, desk)
         except (EngineError, GatewayError) as error:
             shadow.outcome, shadow.error = "failed", type(error).__name__
         except Exception as error:
@@ -297,8 +306,7 @@ class Gateway:
             shadow.duration = time.perf_counter() - began
             await self._settle(shadow, rules.books, NOTHING)
             self.lookout.stale()
-        route = rules.config.routes.get(exchange.plan.route)
-        await shadows.compare(exchange, shadow, route.answers if route else None, self.ledger)
+        await shadows.compare(exchange, shadow, kind, self.ledger, found)
 
     def receipt(self, exchange: Exchange) -> Mapping[str, Any]:
         """The receipt of an exchange that is over, as plain JSON data. See `docs/savings.md` for what it says."""
@@ -347,7 +355,8 @@ class Gateway:
         brought = plan.pass_key and chat.provider_key is not None
         teacher = None if plan.strategy == "student" or brought else plan.teacher
         student = None if plan.strategy == "teacher" else plan.student
-        for name in (teacher, student, *plan.students.values()):
+        checker = plan.comparing.checker if plan.answers == "meaning" else None
+        for name in (teacher, student, *plan.students.values(), checker):
             if name is not None and self.upstreams[name].keyless:
                 raise Unauthorized(
                     f"{name!r}, the model behind this route, is asked with your own key for it: send it as "

@@ -10,10 +10,24 @@ from dataclasses import replace
 from secrets import SystemRandom
 from typing import get_args
 
+import structlog
+
 from gateway import policies
 from gateway.acceptance import Acceptance
 from gateway.cascade import gate
-from gateway.chat import PROVIDER_KEY, Caller, Chat, Need, Overrides, Placement, Plan, Seat, StrategyName, Unguidable
+from gateway.chat import (
+    PROVIDER_KEY,
+    Caller,
+    Chat,
+    Comparing,
+    Need,
+    Overrides,
+    Placement,
+    Plan,
+    Speaker,
+    StrategyName,
+    Unguidable,
+)
 from gateway.config import GUIDED, Config, Instead, Route
 from gateway.errors import BadRequest, ConfigError, Forbidden, NotFound, Unsupported
 from gateway.waste import Waste
@@ -48,6 +62,8 @@ RULES_IN_ORDER: tuple[Unguidable, ...] = (
     "json",
     "prefix",
 )
+
+log = structlog.get_logger("gateway.planner")
 
 Abilities = Callable[[str], Ability]
 """What the upstream of that name can do: as claimed before it was probed, as proven after."""
@@ -108,6 +124,19 @@ class Planner:
                     "placement: context, or the student's right prefill mode"
                 )
             self._check_guide(name, plan)
+        for name, ladder in self.ladders.items():
+            for student in ladder.policy.sure:
+                if Ability.LOGPROBS not in self._abilities(ladder.students[student]):
+                    raise ConfigError(
+                        f"route {name!r}: its policy weighs how likely the tokens of {student!r} were, and the "
+                        f"upstream {ladder.students[student]!r} does not tell log-probabilities; calibrate anew on "
+                        "answers without them, or take a server that has them (and `logprobs: true` on the upstream)"
+                    )
+
+    def warn(self) -> None:
+        """Log what will do less than it could: cascades whose students can hardly be seen to agree."""
+        for name, said in policies.incomparable(self._config, self.ladders).items():
+            log.warning("drafts of this route can hardly agree", route=name, mend=said)
 
     def _check_guide(self, name: str, plan: Plan) -> None:
         if plan.strategy in GUIDED and plan.teacher_model != ANY and self._thinks(plan):
@@ -121,8 +150,12 @@ class Planner:
 
     @property
     def students(self) -> dict[str, list[str]]:
-        """The upstreams that the policies of routes ask, by the routes' names."""
-        return {name: list(ladder.students.values()) for name, ladder in self.ladders.items()}
+        """The upstreams that the policies of routes ask, and who compares answers, by the routes' names."""
+        found = {name: list(ladder.students.values()) for name, ladder in self.ladders.items()}
+        for name, route in self._config.routes.items():
+            if route.meaning is not None:
+                found.setdefault(name, []).append(route.meaning.upstream)
+        return found
 
     def models(self) -> list[str]:
         """The names that `/v1/models` lists; `*` stands for every other name and is not one."""
@@ -151,7 +184,7 @@ class Planner:
             why = f"{plan.why}; {plan.teacher_model or plan.teacher} cannot stop thinking: teacher"
             plan = self._instead_of(plan, "teacher", why)
         elif plan.strategy in GUIDED and not asked and self.waste.paused(*self.guide(plan)):
-            seat: Seat = "student" if plan.on_teacher_failure == "student" else "teacher"
+            seat: Speaker = "student" if plan.on_teacher_failure == "student" else "teacher"
             said = plan.teacher_model or plan.teacher
             plan = self._instead_of(plan, seat, f"{plan.why}; guidance of {said} came to nothing lately: {seat}")
         if chat.needs:
@@ -231,6 +264,7 @@ class Planner:
             policy=ladder.policy if ladder else None,
             students=ladder.students if ladder else {},
             answers=(ladder.policy.kind or route.answers) if ladder else None,
+            comparing=_comparing(route),
         )
 
     def _overridden(
@@ -252,7 +286,7 @@ class Planner:
                     f"Strategy 'cascade' needs a policy, and route {name!r} has none.", param="gkt.strategy"
                 )
             plan = self._base(name, route, wanted.strategy)
-        seats: tuple[Seat, Seat] = ("teacher", "student")
+        seats: tuple[Speaker, Speaker] = ("teacher", "student")
         for seat in seats:
             upstream = getattr(wanted, seat)
             if upstream is not None and seat == "student" and plan.policy is not None:
@@ -340,7 +374,7 @@ class Planner:
         return self._instead_of(plan, rule, why)
 
     @staticmethod
-    def _instead_of(plan: Plan, seat: Seat, why: str) -> Plan:
+    def _instead_of(plan: Plan, seat: Speaker, why: str) -> Plan:
         """The plan in which the model in that seat answers alone."""
         alone = replace(plan, strategy=seat, why=why, guidance_tokens=0, guidance_prompt=None, guidance_cache=None)
         return (
@@ -393,6 +427,14 @@ class Planner:
             and Ability.CONTINUE in self._abilities(plan.teacher)
             and plan.strategy != "hint"
         )
+
+
+def _comparing(route: Route) -> Comparing:
+    how = route.meaning
+    if how is None:
+        return Comparing(run=route.run_code)
+    near = how.threshold if how.by == "embedding" else None
+    return Comparing(how.upstream, near, how.max_tokens, route.run_code)
 
 
 _PARAM: Mapping[Need, str] = {

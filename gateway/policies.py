@@ -36,6 +36,27 @@ def load(config: Config) -> dict[str, Ladder]:
     return ladders
 
 
+def incomparable(config: Config, ladders: Mapping[str, Ladder]) -> dict[str, str]:
+    """The routes of cascades whose drafts agree only where they are the very same text, and what mends it.
+
+    Such a cascade pays all its students and then the teacher, for nobody sees two of them say the same.
+    """
+    found: dict[str, str] = {}
+    for name, ladder in ladders.items():
+        route = config.routes[name]
+        kind = ladder.policy.kind or route.answers
+        if kind is None:
+            found[name] = (
+                "answers that say nowhere what they finally are cannot be compared: set `answers` on the route "
+                "(number, choice, json or text; `meaning` for free text, `code` for programs), unless all do so"
+            )
+        elif kind == "meaning" and route.meaning is None:
+            found[name] = "set `meaning: {by: embedding, upstream: NAME}` or `{by: judge, upstream: NAME}` on the route"
+        elif kind == "code" and not route.run_code:
+            found[name] = "set `run_code: true` on the route, which runs programs that models wrote; see SECURITY.md"
+    return found
+
+
 def _seat(student: str, route: Route, config: Config) -> str:
     """The upstream of a student: as the route says, or of that name, or the only one with that model."""
     served = [upstream for upstream, spec in config.upstreams.items() if spec.model == student]

@@ -13,11 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from gateway.answers import Kind, agreement
-from gateway.chat import Exchange
+from gateway.answers import COMPARED, Answer, Kind, agreement, final
+from gateway.chat import Climb, Exchange
 from gateway.errors import Busy
 from gateway.ledger.entry import Ledger, shadow_id
+from gateway.strategies.base import Upstreams
 from gateway.strategies.rest import beside, unclimbed
+from gateway.strategies.same import placed
 
 AT_ONCE = 8
 """Shadows under way at once; what comes on top is skipped and put on record: measuring must not crowd out answering."""
@@ -32,6 +34,10 @@ def wanted(exchange: Exchange) -> bool:
     """
     if exchange.climbs:
         more = any(climb.given is not None for climb in exchange.climbs) or bool(unclimbed(exchange))
+        # A teacher's answer that was shown was compared with no draft: only this tells whether they are the same.
+        how = exchange.plan.comparing
+        told = exchange.plan.answers not in COMPARED or not (how.checker or how.run)
+        more |= not told and any(climb.teacher is not None for climb in exchange.climbs)
     else:
         more = any(call.seat == "student" and call.error is None for call in exchange.calls)
     return exchange.plan.shadow and exchange.outcome == "ok" and more and exchange.chat.provider_key is None
@@ -64,18 +70,42 @@ def agreed(exchange: Exchange, shadow: Exchange, kind: Kind | None) -> float | N
     """How far what was shown agrees with what the teacher wrote alone; None where that cannot be told.
 
     Both texts are in memory at this moment, and only the number is kept. Several answers at once and answers that are
-    no text are not compared.
+    no text are not compared. Of a cascade whose answers' form does not tell, what it found out about them counts.
     """
     shown, alone = "".join(exchange.answer), "".join(shadow.answer)
     if shadow.outcome != "ok" or exchange.chat.n > 1 or not (shown.strip() and alone.strip()):
         return None
+    if kind in COMPARED and len(shadow.climbs) == 1 and shadow.climbs[0].given is not None:
+        climb = shadow.climbs[0]
+        draft = climb.drafts[climb.given].answer if climb.given is not None else None
+        return None if draft is None and climb.teacher is None else float(draft == climb.teacher)
     return agreement(shown, alone, kind)
 
 
-async def compare(exchange: Exchange, shadow: Exchange, kind: Kind | None, ledger: Ledger) -> None:
-    """Put on record how far they agree, where that can be told. A ledger that does not answer has one fewer."""
-    # On a thread: answers may be long, and the loop has chats to answer.
-    found = await asyncio.to_thread(agreed, exchange, shadow, kind)
+async def alike(exchange: Exchange, shadow: Exchange, kind: Kind | None, upstreams: Upstreams) -> float | None:
+    """How far they agree where only a model, or running them, tells; None: there is nothing to find out, or no way."""
+    if kind not in COMPARED or shadow.climbs or exchange.chat.n > 1:
+        return None
+    how, climb = shadow.plan.comparing, Climb()
+    if not (how.checker if kind == "meaning" else how.run):
+        return None
+    found: list[Answer | None] = []
+    for text in ("".join(exchange.answer), "".join(shadow.answer)):
+        answer = await asyncio.to_thread(final, text, kind)
+        found.append(await placed(shadow, upstreams, climb, answer, [*found], measuring=True))
+    return None if found == [None, None] else float(found[0] == found[1])
+
+
+async def compare(
+    exchange: Exchange, shadow: Exchange, kind: Kind | None, ledger: Ledger, found: float | None = None
+) -> None:
+    """Put on record how far they agree, where that can be told. A ledger that does not answer has one fewer.
+
+    `found`: what `alike` did find out already.
+    """
+    if found is None:
+        # On a thread: answers may be long, and the loop has chats to answer.
+        found = await asyncio.to_thread(agreed, exchange, shadow, kind)
     if found is not None:
         with suppress(Busy):
             await ledger.score(exchange.chat.id, "agreement", found)

@@ -18,14 +18,20 @@ from gateway.chat import Call, Exchange, Need, Seat, Stage
 from gateway.config import GUIDED, Config
 from gateway.errors import Busy, ConfigError
 from gateway.ledger.entry import Ledger
+from gateway.sandbox import Sandbox
 from gateway.strategies.prompts import Prompts
+from gateway.strategies.same import LONGEST
 from pricing.book import PriceBook
 from pricing.money import Money
 from pricing.price import Price
 from pricing.usage import Usage
 from students.breaker import OPEN
+from students.embeddings import Embedder, Vector
 from students.engine import Ability, Engine, Event, Finish, Prompt
-from students.errors import BadReply
+from students.errors import BadReply, Refused
+
+JUDGED = 400
+"""More tokens than the words of a judge's prompt have, without what it is to judge."""
 
 TEMPLATE_TOKENS = 32
 """More than a chat template adds around one message."""
@@ -103,11 +109,18 @@ def check_keyless(
 class Desk:
     """The models of one exchange, by seat; writes every `Call` into the exchange and the ledger."""
 
-    __slots__ = ("_book", "_exchange", "_ledger", "_upstreams", "prompts")
+    __slots__ = ("_book", "_exchange", "_ledger", "_sandbox", "_upstreams", "prompts")
 
     def __init__(
-        self, exchange: Exchange, upstreams: Mapping[str, Upstream], book: PriceBook, ledger: Ledger, prompts: Prompts
+        self,
+        exchange: Exchange,
+        upstreams: Mapping[str, Upstream],
+        book: PriceBook,
+        ledger: Ledger,
+        prompts: Prompts,
+        sandbox: Sandbox | None = None,
     ) -> None:
+        self._sandbox = sandbox
         self._exchange = exchange
         self._upstreams = upstreams
         self._book = book
@@ -167,6 +180,30 @@ class Desk:
             call.duration = time.perf_counter() - began
             call.cut = not ended and call.error is None
 
+    async def embed(self, stage: Stage, texts: Sequence[str], upstream: str) -> Sequence[Vector]:
+        """Put the call on record, and ask for embeddings. See `gateway.strategies.base.Upstreams.embed`."""
+        seated = self._upstreams[self._name("checker", upstream) or ""]
+        call = self._call(seated, "checker", stage, Prompt([{"role": "user", "content": text} for text in texts]))
+        self._exchange.calls.append(call)
+        await self._intend(call)
+        began, engine = time.perf_counter(), seated.engine
+        try:
+            if not isinstance(engine, Embedder):
+                raise Refused("it gives no embeddings", engine=engine.name)
+            found = await engine.embed(texts, call.runs)
+            call.usage, call.finish = found.usage, "stop"
+        except Exception as error:
+            call.error = type(error).__name__
+            raise
+        finally:
+            call.duration = time.perf_counter() - began
+            call.cut = call.finish is None and call.error is None
+        return found.vectors
+
+    async def passes(self, program: str, tests: str) -> bool | None:
+        """See `gateway.strategies.base.Upstreams.passes`; None without a sandbox, too."""
+        return None if self._sandbox is None else (await self._sandbox.passes(program, tests)).passed
+
     async def _intend(self, call: Call) -> None:
         try:
             async with asyncio.timeout(INTEND_SECONDS):
@@ -181,6 +218,10 @@ class Desk:
 
     def _name(self, seat: Seat, upstream: str | None) -> str | None:
         plan = self._exchange.plan
+        if seat == "checker":
+            if upstream is None or upstream != plan.comparing.checker:
+                raise LookupError(f"{upstream!r} is no checker of the plan")
+            return upstream
         if upstream is not None and (seat == "teacher" or upstream not in plan.students.values()):
             raise LookupError(f"{upstream!r} is no {seat} of the plan")
         return plan.teacher if seat == "teacher" else upstream or plan.student
@@ -197,7 +238,7 @@ class Desk:
             model=model,
             stand_in=upstream.stand_in,
             started=time.time(),
-            bound=self._bound(upstream, model, prompt),
+            bound=self._bound(upstream, seat, model, prompt),
             asked=exchange.chat.model,
             route=exchange.plan.route,
             strategy=exchange.plan.strategy,
@@ -205,16 +246,18 @@ class Desk:
             prompt=prompt,
         )
 
-    def _bound(self, upstream: Upstream, model: str, prompt: Prompt) -> Money | None:
+    def _bound(self, upstream: Upstream, seat: Seat, model: str, prompt: Prompt) -> Money | None:
         """The most this call can cost: no vocabulary has tokens shorter than a byte.
 
         None when it has no price, or holds pictures or sound, whose tokens their size does not tell.
         """
         chat = self._exchange.chat
-        if not chat.needs.isdisjoint(UNMEASURED):
+        if seat != "checker" and not chat.needs.isdisjoint(UNMEASURED):
             return None
         size = chat.size + TEMPLATE_TOKENS * (len(prompt.messages) + 1) + BYTES * len(prompt.prefix)
-        if prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
+        if seat == "checker":  # it is not asked what the chat asks
+            size = TEMPLATE_TOKENS + BYTES * sum(len(str(each.get("content"))) for each in prompt.messages)
+        elif prompt.messages is not chat.messages:  # a strategy added its own words to the last ones
             size += BYTES * sum(len(str(message.get("content"))) for message in prompt.messages[-2:])
         output = (prompt.max_tokens or upstream.max_output * upstream.asks) * prompt.n
         return dearest(self._book, upstream, model, prompt.options, size, output)
@@ -256,8 +299,9 @@ def worst_case(
             continue
         upstream = upstreams[name]
         model = (plan.teacher_model if seat == "teacher" else None) or upstream.model
-        options = chat.teacher_options if seat == "teacher" else chat.options
-        most = dearest(book, upstream, model, options, tokens, limit or upstream.max_output * upstream.asks, moments)
+        options = chat.teacher_options if seat == "teacher" else {} if seat == "checker" else chat.options
+        output = upstream.max_output * upstream.asks if limit is None else limit
+        most = dearest(book, upstream, model, options, tokens, output, moments)
         if most is None:
             return None
         total += Money(most.nano * times)
@@ -278,9 +322,17 @@ def _climbing(exchange: Exchange, policy: Policy, size: int, prompts: Prompts) -
     """What a cascade asks that climbs to the top: all its rungs, and the teacher at last."""
     chat, plan = exchange.chat, exchange.plan
     calls: list[_Asked] = []
+    checker, judging = plan.comparing.checker, plan.comparing.threshold is None
+    if plan.answers != "meaning":
+        checker = None
     for place, rung in enumerate(policy.rungs):
         if place in plan.closed:
             break
+        if checker is not None and judging and place:  # of each draft before it, in the worst case
+            judged = JUDGED + BYTES * 3 * LONGEST
+            calls.append(_Asked("checker", checker, judged, plan.comparing.max_tokens, place * chat.n))
+        elif checker is not None and not judging:  # each text once, the first together with the second
+            calls.append(_Asked("checker", checker, TEMPLATE_TOKENS + BYTES * LONGEST, 0, chat.n))
         read = size
         if rung.kind == "guidance":
             # Begun anew or gone on with, guidance is read in the prompt; the student finds it there too.

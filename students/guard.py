@@ -14,7 +14,7 @@ a tenth of a millisecond.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from time import monotonic
 
@@ -30,9 +30,11 @@ from tenacity import (
 )
 
 from students.breaker import OPEN, Breaker
+from students.embeddings import Embedded, Embedder
 from students.engine import Ability, Engine, Event, Prompt
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
 from students.prefill import Proof, proof_of
+from students.runs import Run
 from students.spec import Spec
 
 LONGEST_PAUSE = 2.0
@@ -115,6 +117,26 @@ class Guard:
                 self._judge(error)
                 raise
             self.breaker.good()
+
+    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
+        """See `students.embeddings.Embedder.embed`: one try. Raises `Refused` for an engine that has no embeddings."""
+        if not isinstance(self.engine, Embedder):
+            raise Refused("it gives no embeddings", engine=self.name)
+        trial = await self.breaker.enter()
+        try:
+            async with asyncio.timeout(self._total):
+                found = await self.engine.embed(texts, runs)
+        except TimeoutError:
+            late = TimedOut("the answer took too long", engine=self.name, deadline="total")
+            self._judge(late, trial=trial)
+            raise late from None
+        except BaseException as error:
+            self._judge(error, trial=trial)
+            raise
+        self.breaker.good()
+        if trial:
+            self.breaker.close()
+        return found
 
     async def ready(self) -> Ability:
         """See `Engine.ready`; the breaker is not asked."""

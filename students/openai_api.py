@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -33,8 +33,10 @@ import orjson
 import structlog
 from yarl import URL
 
+from students import embeddings
 from students.bodies import TEMPLATE_OPTIONS, Bodies, Sent, encode
 from students.capabilities import settings
+from students.embeddings import Embedded
 from students.engine import Ability, Delta, Event, Prompt
 from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, present, quoted, read_error, read_retry_after
@@ -54,6 +56,8 @@ DRAIN_SECONDS = 0.1
 """For the end of the body after [DONE]; a connection whose body has not ended cannot be used again."""
 LIST_BYTES = 2**20
 """Of a list of models; a longer one is not understood."""
+EMBEDDING_BYTES = 2**24
+"""Of the vectors of a few texts; a longer answer is not understood."""
 ERROR_BYTES = 65_536
 """Of the body of a failed request; the rest is not read."""
 
@@ -78,6 +82,7 @@ class OpenAIApi:
         root = spec.base_url.rstrip("/")
         self._models = URL(root + "/models")
         self._chat = URL(root + "/chat/completions")
+        self._embeddings = URL(root + "/embeddings")
         self._completions = URL(root + "/completions")
         self._apply_template = URL(root.removesuffix("/v1") + "/apply-template")
         self._template: Template | None = None
@@ -145,6 +150,41 @@ class OpenAIApi:
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise self._present(_unavailable(error), prompt) from None
+
+    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
+        """See `students.embeddings.Embedder.embed`: over the same connections, and not tried again."""
+        try:
+            await self._enter()
+            try:
+                async with asyncio.timeout(self._spec.deadlines.total):
+                    return embeddings.read(await self._embedding(embeddings.body(self.model, texts), runs), len(texts))
+            finally:
+                self._slots.release()
+        except EngineError as error:
+            raise present(error, engine=self.name, keys=(self._key,), texts=texts) from None
+        except aiohttp.ConnectionTimeoutError:
+            raise TimedOut("no connection in time", engine=self.name, deadline="connect") from None
+        except TimeoutError:
+            raise TimedOut("the answer took too long", engine=self.name, deadline="total") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise present(_unavailable(error), engine=self.name, keys=(self._key,), texts=texts) from None
+
+    async def _embedding(self, body: bytes, runs: list[Run] | None) -> bytes:
+        """The answer, on another connection where the first was closed before it answered anything."""
+        for last in (False, True):
+            run = self._machine.run(runs)
+            try:
+                sent = Sent(body, run)
+                async with self._session().post(self._embeddings, data=sent, allow_redirects=False) as response:
+                    if response.status != 200:
+                        raise await _failed(response)
+                    return await _read(response, EMBEDDING_BYTES)
+            except aiohttp.ServerDisconnectedError:
+                if last:
+                    raise
+            finally:
+                run.end()
+        raise AssertionError("the last try returns or raises")
 
     async def ready(self) -> Ability:
         """Reach the server, and prove by one small call that it continues a text, where that is claimed.

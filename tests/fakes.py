@@ -327,3 +327,45 @@ class Vllm(Fake):
     def pace(self, body: Json) -> tuple[float, float]:
         """Seconds before the first frame, and before each one after it."""
         return 0.0, 0.0
+
+
+class Embeddings(Fake):
+    """`/v1/embeddings`, as strict as OpenAI's. A text's vector counts its words, so that like texts are near.
+
+    `status`: answers that instead; `broken`: changes the body of an answer before it is sent.
+    """
+
+    def __init__(self, status: int = 200, broken: Callable[[Json], Json] = lambda body: body) -> None:
+        super().__init__()
+        self.status = status
+        self._broken = broken
+
+    async def answer(self, request: web.Request, body: Json) -> web.StreamResponse:
+        if request.method != "POST" or request.path != "/v1/embeddings":
+            return error(404, "no such page")
+        if self.status != 200:
+            return error(self.status, "not now")
+        texts = body.get("input")
+        if set(body) != {"model", "input", "encoding_format"} or body["encoding_format"] != "float":
+            return error(400, f"unknown or missing fields: {sorted(body)}")
+        if not isinstance(texts, list) or not texts or not all(isinstance(each, str) and each for each in texts):
+            return error(400, "'$.input' is invalid")
+        rows = [
+            {"object": "embedding", "index": place, "embedding": word_counts(text)} for place, text in enumerate(texts)
+        ]
+        tokens = sum(len(text.split()) for text in texts)
+        told = {
+            "object": "list",
+            "data": rows[::-1],  # the index says which is which, not the order
+            "model": body["model"],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        return web.json_response(self._broken(told))
+
+
+def word_counts(text: str, size: int = 97) -> list[float]:
+    """How often a text has words, by a number of each word."""
+    counts = [0.0] * size
+    for word in re.findall(r"\w+", text.lower()):
+        counts[sum(ord(char) * 31**place for place, char in enumerate(word)) % size] += 1
+    return counts

@@ -19,12 +19,12 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `place` is the rung that asked for it, and `model` the student that the policy names there; of the teacher's answer
     `place` is None, and `model` its upstream. `output` are the tokens that it wrote, as the policy saw them (0: nothing
-    came of it), `logprob` their mean, None where it is not told. `group` is its final answer's number, equal within the
-    request for equal answers; None: it has none. `kind` and `odd` are the answer's. `limit` is the most tokens that it
-    might have, by the policy; None: it set none. `guidance`: the budget of the teacher's first words before it; `told`:
-    the answer was in these; `complete`: they were all of it. `given`: it is what the client was shown. `calls` are the
-    ids of the calls that it took, whose tokens and price the ledger has: of several answers that go on from the same
-    words, the first has the teacher's.
+    came of it), `logprob` their mean log-probability and `least` the least, None where it is not told. `group` is its
+    final answer's number, equal within the request for equal answers; None: it has none. `kind` and `odd` are the
+    answer's. `limit` is the most tokens that it might have, by the policy; None: it set none. `guidance`: the budget of
+    the teacher's first words before it; `told`: the answer was in these; `complete`: they were all of it. `given`: it
+    is what the client was shown. `calls` are the ids of the calls that it took, whose tokens and price the ledger has:
+    of several answers that go on from the same words, the first has the teacher's.
     """
 
     place: int | None
@@ -40,6 +40,7 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     complete: bool = False
     given: bool = False
     calls: tuple[str, ...] = ()
+    least: float | None = None
 
     @property
     def answer(self) -> Answer | None:
@@ -53,7 +54,16 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def draft(self) -> Draft:
         """The draft as a policy sees it, which reads as the one that was made."""
-        return Draft(self.model, self.answer, self.output or 0, self.logprob, self.told, self.guidance, self.complete)
+        return Draft(
+            self.model,
+            self.answer,
+            self.output or 0,
+            self.logprob,
+            self.told,
+            self.guidance,
+            self.complete,
+            self.least,
+        )
 
 
 def grouped(kept: Sequence[Kept], answers: Sequence[Answer | None], before: Sequence[Answer | None] = ()) -> list[Kept]:

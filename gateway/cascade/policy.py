@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from gateway.answers import Kind
-from gateway.cascade.signals import Draft, Reading, read, who
+from gateway.cascade.signals import DOUBTS, UNSURE, Draft, Reading, read, who
 from gateway.errors import ConfigError
 
 Weights = dict[str, FiniteFloat]
@@ -50,6 +50,9 @@ class Rung(_Part):
     student: str = Field(min_length=1)
     guidance_tokens: int = Field(0, ge=0)
     max_tokens: int | None = Field(None, ge=1, description="A longer draft is cut and has no answer. None: no limit.")
+    logprobs: bool | None = Field(
+        None, description="True: calibrated on drafts that all told their log-probabilities, as its upstream must."
+    )
     gain: Weights = Field(description="Accuracy that the teacher is expected to add to the best draft so far.")
     cost: Weights = Field(description="What the teacher's answer is expected to cost, in mean teacher's answers.")
     next: Weights | None = Field(None, description="What the next rung is expected to add, less what it costs.")
@@ -60,6 +63,11 @@ class Rung(_Part):
         if (self.kind == "guidance") != (self.guidance_tokens > 0):
             raise ValueError("a rung of guidance, and no other, has guidance_tokens")
         return self
+
+    def weighs(self, *signals: str) -> bool:
+        """Whether any of these signals counts here."""
+        forms = (self.gain, self.cost, self.next or {})
+        return any(form.get(signal) for form in forms for signal in signals)
 
     @property
     def who(self) -> str:
@@ -105,6 +113,20 @@ class Policy(_Part):
         tokens = self.rungs[place].guidance_tokens
         return tokens > 0 and all(rung.guidance_tokens < tokens for rung in self.rungs[:place])
 
+    def blind(self, place: int, draft: int) -> bool:
+        """Whether nobody knows what to do at the rung at `place` if the best draft, of the rung at `draft`, does not
+        tell its log-probabilities: they count here, and none of its drafts was ever seen without them.
+        """
+        rung = self.rungs[place]
+        return rung.weighs(*DOUBTS) and (bool(self.rungs[draft].logprobs) or not rung.weighs(UNSURE))
+
+    @property
+    def sure(self) -> list[str]:
+        """The students whose upstreams must tell log-probabilities, or the policy is `blind`."""
+        heights = range(len(self.rungs))
+        blind = [draft for draft in heights if any(self.blind(place, draft) for place in heights[draft:])]
+        return list(dict.fromkeys(self.rungs[draft].student for draft in blind))
+
     @classmethod
     def load(cls, path: Path) -> Policy:
         """The policy in a file. ConfigError: there is none, or it cannot be used."""
@@ -139,7 +161,8 @@ def decide(policy: Policy, drafts: Sequence[Draft], closed: Mapping[int, str] = 
     """What comes after these drafts, one for each rung that was climbed; ValueError for more than there are rungs.
 
     Of three moves the one with the highest expected value is made, accepting being 0: asking the teacher is worth its
-    gain less `worth` times its cost, asking the next student what `next` says. Ties accept. A rung that is `closed`,
+    gain less `worth` times its cost, asking the next student what `next` says. Ties accept. Where the policy is `blind`
+    for the best draft, it is not accepted: the next student is asked, else the teacher. A rung that is `closed`,
     for a reason, is not climbed: the ladder ends before it. An answer that the teacher ended within its guidance is
     accepted as it is: nobody could add to it.
     """
@@ -153,6 +176,9 @@ def decide(policy: Policy, drafts: Sequence[Draft], closed: Mapping[int, str] = 
         return Decision("accept", len(drafts) - 1, "the teacher ended within its guidance")
     rung = policy.rungs[len(drafts) - 1]
     seen = read(drafts, policy.prefer)
+    if drafts[seen.best].unsure and policy.blind(len(drafts) - 1, seen.best):
+        told = f"{_agreement(seen, len(drafts))}; its log-probabilities, which count here, are not known"
+        return _onward(len(drafts), seen.best, rung, told, closed)
     gain, cost = weigh(rung.gain, seen.signals), weigh(rung.cost, seen.signals)
     teacher = gain - policy.worth * cost
     further = weigh(rung.next, seen.signals) if rung.next is not None else None
@@ -162,6 +188,13 @@ def decide(policy: Policy, drafts: Sequence[Draft], closed: Mapping[int, str] = 
             return Decision("ask", seen.best, f"{told}; the next student first")
         told = f"{told}; the next rung is closed: {closed[len(drafts)]}"
     return Decision("escalate" if teacher > 0 else "accept", seen.best, told)
+
+
+def _onward(height: int, best: int, rung: Rung, told: str, closed: Mapping[int, str]) -> Decision:
+    """Whoever comes next: a student where there is one that may be asked, else the teacher."""
+    if rung.next is None or height in closed:
+        return Decision("escalate", best, told)
+    return Decision("ask", best, f"{told}; the next student first")
 
 
 def weigh(weights: Mapping[str, float], signals: Mapping[str, float]) -> float:

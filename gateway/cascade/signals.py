@@ -5,14 +5,22 @@ Each is a number with a name; a policy weighs them. None is learnt from, or look
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from math import log
+from math import isnan, log
 from typing import NamedTuple
 
 from gateway.answers import Answer
 
 WITHOUT = "without:"
+
+DOUBTS = ("doubt", "worst")
+"""Signals that only log-probabilities tell; `UNSURE` says that they were not told."""
+
+UNSURE = "unsure"
+
+FLOOR = -20.0
+"""What is less likely than that was no choice of the model's: a constraint, or a provider's -9999."""
 
 
 def who(student: str, guidance: int) -> str:
@@ -29,7 +37,8 @@ class Draft(NamedTuple):
     """A student's whole answer: `answer` is None where none was found in it, or where it was cut.
 
     `tokens` are those it wrote, guidance included; 0: nothing came of it, for its student could not be asked.
-    `logprob` is the mean log-probability of a token, None where the engine gives none. `guidance` is the budget of the
+    `logprob` is the mean log-probability of a token and `least` that of the least likely one (see `likelihood`), None
+    where the engine gives none. `guidance` is the budget of the
     teacher's first words that it went on from. `told`: these held the final answer already, which is then the teacher's
     more than the student's. `complete`: the teacher ended within them, and the answer is all its own.
     """
@@ -41,6 +50,12 @@ class Draft(NamedTuple):
     told: bool = False
     guidance: int = 0
     complete: bool = False
+    least: float | None = None
+
+    @property
+    def unsure(self) -> bool:
+        """True where nobody told how likely its tokens were."""
+        return self.logprob is None or self.least is None
 
     @property
     def who(self) -> str:
@@ -69,7 +84,10 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
     - `unparsed`: how many drafts have no final answer.
     - `length`: the mean of the natural logarithms of their lengths in tokens, where there is any.
     - `odd`: 1 where the answer is neither a whole number nor a choice nor JSON: words, a fraction, a formula.
-    - `doubt`: minus the mean log-probability of the chosen draft; 0 where unknown.
+    - `doubt`: minus the mean log-probability of the chosen draft's tokens.
+    - `worst`: minus that of its least likely token.
+    - `unsure`: 1 where these two are not known, and stand at 0 for want of a number. What that means is for the weight
+      of `unsure` to say; a policy that weighs them without it does not know (`Policy.blind`).
     """
     if not drafts:
         raise ValueError("no drafts")
@@ -91,6 +109,8 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
         "length": sum(lengths) / len(lengths) if lengths else 0.0,
         "odd": float(odd(chosen.answer)),
         "doubt": -chosen.logprob if chosen.logprob is not None else 0.0,
+        "worst": -chosen.least if chosen.least is not None else 0.0,
+        UNSURE: float(chosen.unsure),
     }
     if len(drafts) > 2:  # of two that agree nobody is left out
         for draft in drafts:
@@ -98,6 +118,17 @@ def read(drafts: Sequence[Draft], prefer: Sequence[str]) -> Reading:
     if any(draft.guidance for draft in drafts):
         signals["told"] = float(chosen.told)
     return Reading(best, votes[best], signals)
+
+
+def likelihood(logprobs: Iterable[float]) -> tuple[float | None, float | None]:
+    """The mean and the least of the natural log-probabilities of an answer's tokens, none below `FLOOR`.
+
+    None for both where there are none, or one of them is no number.
+    """
+    told = [max(each, FLOOR) for each in logprobs]
+    if not told or any(map(isnan, told)):
+        return None, None
+    return sum(told) / len(told), min(told)
 
 
 def odd(answer: Answer | None) -> bool:

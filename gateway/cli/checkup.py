@@ -83,6 +83,7 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
         alone = config.model_copy(update={"routes": {name: route}})
         try:
             asked = _asked(route, policies.load(alone).get(name))
+            asked += [] if route.meaning is None else [route.meaning.upstream]
         except ConfigError as error:
             yield Finding("fail", f"route {name}", str(error).removeprefix(f"route {name!r}: "))
             continue
@@ -98,6 +99,8 @@ def _routes(config: Config, seats: Mapping[str, Seat]) -> Iterator[Finding]:
             yield Finding("fail", f"route {name}", str(error))
         else:
             good.append(name)
+            for said in policies.incomparable(alone, planner.ladders).values():
+                yield Finding("note", f"route {name}", f"drafts can hardly agree: {said}")
     if good:
         yield Finding("ok", "routes", ", ".join(good))
     if ANY not in config.routes:

@@ -17,7 +17,7 @@ from gateway.chat import Seat
 from gateway.ledger.entry import SavingsRow
 from pricing.money import Money
 
-STYLES: Mapping[Seat, str] = {"teacher": "yellow", "student": "cyan"}
+STYLES: Mapping[Seat, str] = {"teacher": "yellow", "student": "cyan", "checker": "magenta"}
 UNKNOWN = "unknown"
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gateway.chat import Exchange, Seat, Stage
 from gateway.strategies.prompts import Prompts
+from students.embeddings import Vector
 from students.engine import Ability, Event, Prompt, Sampling
 
 
@@ -24,13 +25,22 @@ class Upstreams(Protocol):
     def ask(self, seat: Seat, stage: Stage, prompt: Prompt, upstream: str | None = None) -> AsyncGenerator[Event, None]:
         """Put the call on record, ask the model in that seat, and yield its answer: `Delta`s, then one `Finish`.
 
-        `upstream`: which of the plan's `students` sits there for this call; None: its `student`. Raises `EngineError`.
+        `upstream`: which of the plan's `students` sits there for this call; None: its `student`. The `checker` is the
+        plan's. Raises `EngineError`.
         The caller closes the generator; closing it early stops the model.
         """
         ...
 
     def can(self, seat: Seat, ability: Ability, upstream: str | None = None) -> bool:
         """True when there is a model in that seat and it has that ability."""
+        ...
+
+    async def embed(self, stage: Stage, texts: Sequence[str], upstream: str) -> Sequence[Vector]:
+        """Put the call on record, and ask the plan's checker for the embeddings of all texts. Raises `EngineError`."""
+        ...
+
+    async def passes(self, program: str, tests: str) -> bool | None:
+        """Whether a program passes tests, run in a sandbox; None: they could not be run."""
         ...
 
 

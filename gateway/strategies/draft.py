@@ -9,12 +9,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.answers import Answer, declared, final
+from gateway.answers import COMPARED, Answer, declared, final
 from gateway.cascade.policy import Policy, Rung
-from gateway.cascade.signals import Draft
+from gateway.cascade.signals import Draft, likelihood
 from gateway.chat import Chat, Climb, Exchange, Guidance, Opening, Plan, Taken
 from gateway.strategies.base import Upstreams
 from gateway.strategies.guided import Begun, across, begin, guided, student_prompt
+from gateway.strategies.same import placed
 from gateway.strategies.seam import Trim
 from gateway.strategies.solo import one_of, whole
 from gateway.strategies.voice import Choice, voiced
@@ -74,6 +75,9 @@ async def climbed(
         heard = await _guided(exchange, upstreams, rung, climb, index, measuring)
     else:
         heard = await _alone(exchange, upstreams, rung, index, measuring)
+    known = [*(draft.answer for draft in climb.drafts), climb.teacher]
+    answer = await placed(exchange, upstreams, climb, heard.draft.answer, known, measuring=measuring)
+    heard.draft = heard.draft._replace(answer=answer)
     climb.drafts.append(heard.draft)
     climb.taken.append(Taken(place, [call.id for call in exchange.calls[made:]]))
     return heard
@@ -207,12 +211,10 @@ async def _draft(exchange: Exchange, rung: Rung, own: str, said: Sequence[Delta]
     written = end.usage.output if end.usage is not None else None
     if written is None:  # not reported: an estimate
         written = count("".join(delta.text for delta in said), "").tokens
-    entries = [
-        entry for delta in said for entry in delta.logprobs or () if isinstance(entry.get("logprob"), int | float)
-    ]
-    logprob = sum(float(entry["logprob"]) for entry in entries) / len(entries) if entries else None
+    told = (entry.get("logprob") for delta in said for entry in delta.logprobs or ())
+    logprob, least = likelihood(float(each) for each in told if isinstance(each, int | float))
     answer = await answer_of(exchange, said, end.reason, own)
-    return Draft(rung.student, answer, max(written, 1), logprob, guidance=rung.guidance_tokens)
+    return Draft(rung.student, answer, max(written, 1), logprob, guidance=rung.guidance_tokens, least=least)
 
 
 async def answer_of(exchange: Exchange, said: Sequence[Delta], reason: str, own: str) -> Answer | None:
@@ -224,6 +226,8 @@ async def answer_of(exchange: Exchange, said: Sequence[Delta], reason: str, own:
         return Answer("json", json.dumps(calls, sort_keys=True, separators=(",", ":")))
     text, kind = own + "".join(delta.text for delta in said), exchange.plan.answers
     # On a thread: answers may be long, and the loop has chats to answer.
+    if kind in COMPARED and "json" in exchange.chat.needs:  # an object is compared as one
+        kind = "json"
     found = await asyncio.to_thread(final, text, kind)
     if found is None and kind is not None and "json" in exchange.chat.needs:
         found = await asyncio.to_thread(final, text)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from gateway.chat import Climb, Exchange
 from gateway.strategies.base import Upstreams
 from gateway.strategies.draft import answer_of, climbed
+from gateway.strategies.same import placed
 from gateway.strategies.solo import Solo, whole
 from students.engine import Delta, Event, Finish
 
@@ -30,8 +31,17 @@ def unclimbed(exchange: Exchange) -> list[int]:
 
 def beside(exchange: Exchange) -> list[Climb]:
     """What the exchange that measures a cascade begins with: the drafts that there are, and a teacher yet unheard."""
+    answered = [call for call in exchange.calls if call.seat == "teacher" and call.stage == "answer" and not call.error]
     return [
-        replace(climb, drafts=list(climb.drafts), why="", taken=list(climb.taken), former=len(climb.drafts))
+        replace(
+            climb,
+            drafts=list(climb.drafts),
+            why="",
+            taken=list(climb.taken),
+            former=len(climb.drafts),
+            resort=answered[-1] if answered and climb.given is None else None,
+            stood=climb.teacher,
+        )
         for climb in exchange.climbs
     ]
 
@@ -58,6 +68,9 @@ class Rest:
                     said.append(event)
                     yield event
             climb.teacher = await answer_of(exchange, said, end.reason, whole(exchange, upstreams, "teacher")[1])
+        # A served teacher's answer was told as it came, and compared with nothing.
+        known = [draft.answer for draft in climb.drafts]
+        climb.teacher = await placed(exchange, upstreams, climb, climb.teacher, known, measuring=True)
         while left := unclimbed(exchange):
             await climbed(exchange, upstreams, climb, left[0], measuring=True)
         yield end

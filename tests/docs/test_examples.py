@@ -16,12 +16,14 @@ import yaml
 from docs.pages import ROOT
 from gateway.bootstrap import seats
 from gateway.cascade.policy import Policy
+from gateway.chat import Caller, Comparing
 from gateway.cli.child import serving
 from gateway.cli.serve import READY
 from gateway.config import Config
 from gateway.planner import Planner
 from gateway.strategies.prompts import Prompts
 from students.engine import Ability
+from tests.gateway.conftest import make_chat
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +70,10 @@ def test_the_example_of_a_cascade_can_be_planned(tmp_path: Path) -> None:
     ladder = planner.ladders["sums"]
     assert ladder.students == {"llama-8b": "llama", "gemma-9b": "gemma"}
     assert Policy.model_validate(yaml.safe_load(ladder.policy.dump())) == ladder.policy
+    compared = Planner(Config.load(tmp_path / "meaning.yaml"), lambda name: Ability.CONTINUE, Prompts().guidance)
+    compared.check()
+    how = [compared.plan(make_chat(model), Caller()).comparing for model in ("support", "katas")]
+    assert how == [Comparing("embedder", 0.85), Comparing(run=True)]
 
 
 def test_the_readme_configuration_is_ten_lines() -> None:

@@ -49,7 +49,22 @@ def test_a_fraction_of_correct_and_logprobs_count(folder: Path) -> None:
     rows[0] |= {"correct": 0.25, "logprobs": [-0.5, -1.5]}
     put(folder, rows)
     arm = Workload.load(folder).questions[0].arms[rows[0]["model"]]
-    assert (arm.score, arm.logprob) == (0.25, -1.0)
+    assert (arm.score, arm.logprob, arm.least) == (0.25, -1.0, -1.5)
+
+
+def test_a_group_says_what_form_does_not(folder: Path) -> None:
+    manifest = yaml.safe_load((folder / "workload.yaml").read_text())
+    (folder / "workload.yaml").write_text(yaml.safe_dump(manifest | {"answer": "meaning"}))
+    rows = lines(folder)
+    first = [row for row in rows if row["id"] == rows[0]["id"]]
+    for place, row in enumerate(first):
+        row |= {"response": f"In words of its own, {place}.", "group": int(place > 1)}
+    put(folder, rows)
+    arms = Workload.load(folder).questions[0].arms
+    answers = [arms[row["model"]].answer for row in first]
+    assert None not in answers
+    assert [answer == answers[0] for answer in answers] == [True, True, False, False]
+    assert answers[2] == answers[3]
 
 
 def test_what_cannot_be_scored_or_compared_is_left_out_and_counted(folder: Path) -> None:

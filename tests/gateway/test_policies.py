@@ -93,6 +93,20 @@ class TestSeats:
             check_keyless(made, {"other"}, planner(made).students)
 
 
+class TestLogprobs:
+    def test_a_policy_that_weighs_them_needs_upstreams_that_tell_them(self, tmp_path: Path) -> None:
+        made = policy("small", "other")
+        rungs = [made.rungs[0].model_copy(update={"gain": {"one": 1.0, "worst": 0.1}}), made.rungs[1]]
+        weighed = config(tmp_path, made.model_copy(update={"rungs": rungs}))
+        planner(weighed).check()
+        by = planner(weighed, EVERYTHING & ~Ability.LOGPROBS)
+        with pytest.raises(
+            ConfigError, match=r"route 'r': its policy weighs how likely the tokens of 'small' were, .* calibrate anew"
+        ):
+            by.check()
+        planner(config(tmp_path, made), EVERYTHING & ~Ability.LOGPROBS).check()
+
+
 class TestTarget:
     def test_what_the_evidence_shows_is_enough_or_it_is_not(self, tmp_path: Path) -> None:
         policies.load(config(tmp_path, policy("small"), target={"retention": 0.98}))

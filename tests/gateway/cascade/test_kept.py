@@ -19,6 +19,8 @@ answers = st.one_of(
     st.builds(Answer, st.just("choice"), st.sampled_from("AB")),
     st.builds(Answer, st.just("text"), st.sampled_from(["paris", "18"])),
     st.builds(Answer, st.just("json"), st.sampled_from(["{}", "[1]"])),
+    st.builds(Answer, st.just("meaning"), st.sampled_from(["It is so.", "It is not."])),
+    st.builds(Answer, st.just("code"), st.sampled_from(["passes 11", "n = 1"])),
 )
 drafts = st.lists(
     st.builds(
@@ -30,6 +32,7 @@ drafts = st.lists(
         st.booleans(),
         st.sampled_from([0, 0, 48, 128]),
         st.booleans(),
+        st.one_of(st.none(), st.floats(-20, 0)),
     ),
     min_size=1,
     max_size=4,
@@ -43,6 +46,7 @@ def keep(made: list[Draft]) -> list[Kept]:
             draft.student,
             draft.tokens,
             logprob=draft.logprob,
+            least=draft.least,
             guidance=draft.guidance,
             told=draft.told,
             complete=draft.complete,

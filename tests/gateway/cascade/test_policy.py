@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.answers import Answer
 from gateway.cascade.policy import Policy, decide, weigh
-from gateway.cascade.signals import Draft, read
+from gateway.cascade.signals import FLOOR, Draft, likelihood, read
 from gateway.errors import ConfigError
 
 NAMES = ("a", "b", "c")
@@ -77,6 +77,62 @@ def test_words_are_odd_and_choices_are_not() -> None:
 def test_no_drafts_cannot_be_read() -> None:
     with pytest.raises(ValueError, match="no drafts"):
         read([], NAMES)
+
+
+@given(st.lists(st.floats(max_value=0, allow_nan=False), max_size=9))
+def test_an_answer_is_as_likely_as_its_tokens(told: list[float]) -> None:
+    mean, least = likelihood(told)
+    if not told:
+        assert (mean, least) == (None, None)
+    else:
+        assert mean is not None
+        assert least == max(min(told), FLOOR)
+        assert least - 1e-9 <= mean <= 1e-9
+    assert likelihood([*told, float("nan")]) == (None, None)
+
+
+def test_what_is_not_known_says_so() -> None:
+    sure = read([Draft("a", Answer("number", "1"), 9, -0.5, least=-3.0)], NAMES).signals
+    assert (sure["doubt"], sure["worst"], sure["unsure"]) == (0.5, 3.0, 0.0)
+    assert read([Draft("a", Answer("number", "1"), 9)], NAMES).signals["unsure"] == 1.0
+    assert read([Draft("a", Answer("number", "1"), 9, -0.5)], NAMES).signals["unsure"] == 1.0
+    best = [Draft("a", Answer("number", "1"), 9), Draft("b", Answer("number", "1"), 9, -0.5, least=-3.0)]
+    assert read(best, ["b", "a"]).signals["unsure"] == 0.0, "of the draft that is given"
+
+
+def doubting(**first: Any) -> Policy:
+    """Accepts what is certain: `doubt` 0 would be that."""
+    rungs = file()["rungs"]
+    rungs[0] |= {"gain": {"doubt": 1.0}, "next": {"doubt": 0.5}, **first}
+    rungs[1] |= {"gain": {"worst": 1.0}}
+    return Policy.model_validate(file(rungs=rungs))
+
+
+def test_a_draft_that_is_not_known_to_be_likely_is_not_accepted() -> None:
+    policy, silent = doubting(), number("a", "18")
+    certain = silent._replace(logprob=0.0, least=0.0)
+    assert decide(policy, [certain]).action == "accept"
+    assert decide(policy, [silent]) == (
+        "ask",
+        0,
+        "one draft; its log-probabilities, which count here, are not known; the next student first",
+    )
+    closed = decide(policy, [silent], {1: "too dear"})
+    assert (closed.action, closed.best) == ("escalate", 0)
+    assert decide(policy, [silent, number("b", "18")]).action == "escalate"
+    assert decide(policy, [silent, certain._replace(student="b")]).action == "accept"
+    assert decide(Policy.model_validate(file()), [silent._replace(tokens=5000)]).action == "accept", "not weighed"
+
+
+def test_who_must_tell_log_probabilities() -> None:
+    assert doubting().sure == ["a", "b"]
+    assert Policy.model_validate(file()).sure == []
+    known = doubting(gain={"doubt": 1.0, "unsure": 0.2})
+    assert known.sure == ["a", "b"], "the second rung has not seen what it means"
+    rungs = [known.rungs[0], known.rungs[1].model_copy(update={"gain": {"worst": 1.0, "unsure": 0.1}})]
+    assert known.model_copy(update={"rungs": rungs}).sure == []
+    told = [rungs[0], rungs[1].model_copy(update={"logprobs": True})]
+    assert known.model_copy(update={"rungs": told}).sure == ["b"]
 
 
 def test_it_climbs_and_says_why() -> None:

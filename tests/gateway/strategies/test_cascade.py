@@ -20,7 +20,7 @@ from gateway.cascade.policy import Observed, Policy, Rung, Teacher
 from gateway.cascade.signals import Draft
 from gateway.chat import Climb, Exchange
 from gateway.config import Config
-from gateway.errors import UpstreamFailed
+from gateway.errors import ConfigError, UpstreamFailed
 from gateway.strategies.draft import climbed
 from gateway.upstreams import Desk, worst_case
 from pricing.money import Money
@@ -359,12 +359,27 @@ class TestWholeAnswers:
             answer = await home.ask()
         assert one.prompts[0].sampling.logprobs
         assert not home.two.prompts[0].sampling.logprobs
-        assert [draft.logprob for draft in answer.exchange.drafts] == [-0.25, None]
+        assert [(draft.logprob, draft.least) for draft in answer.exchange.drafts] == [(-0.25, -0.25), (None, None)]
         assert all(delta.logprobs is None for delta in answer.deltas)
         able = [Scripted(name, RIGHT, model=model, logprob=-0.5) for name, model in zip(NAMES, PRICES, strict=True)]
         async with stage(teacher=able[0], one=able[1], two=able[2]) as home:
             answer = await home.ask(logprobs=True, needs=["logprobs"])
         assert [entry["logprob"] for delta in answer.deltas for entry in delta.logprobs or ()] == [-0.5] * 4
+
+    async def test_a_draft_that_should_have_told_them_and_did_not_is_not_accepted(self, stage: Stage) -> None:
+        weights = {"gain": {"doubt": 1.0}, "cost": {"one": 1.0}}
+        policy = agreeing({"student": "one"}).model_copy(update={"rungs": [Rung(student="one", **weights)]})
+        with pytest.raises(ConfigError, match="'one' does not tell log-probabilities"):
+            async with stage(policy):
+                pass
+        silent = Scripted("one", RIGHT, model="one", abilities=Ability.LOGPROBS)
+        async with stage(policy, one=silent) as home:
+            answer = await home.ask()
+        assert answer.text == "It is 18."
+        assert "its log-probabilities, which count here, are not known: the teacher" in answer.receipt["why"]
+        sure = Scripted("one", RIGHT, model="one", logprob=-0.01)
+        async with stage(policy, one=sure) as home:
+            assert (await home.ask()).text == RIGHT
 
     async def test_the_callers_own_beginning_is_gone_on_with_and_part_of_the_answer(self, stage: Stage) -> None:
         one, two = Scripted("one", " 18", model="one"), Scripted("two", " 18.", model="two")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from gateway.errors import BadRequest, UpstreamFailed
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
 from pricing.usage import Usage
+from students.embeddings import Vector
 from students.engine import Ability, Event, Finish, Prompt, Sampling
 from students.errors import BadReply, Overloaded, PromptTooLong, TimedOut, Unavailable
 from students.scripted import Scripted
@@ -174,6 +175,12 @@ class Direct:
 
     def can(self, seat: Seat, ability: Ability, upstream: str | None = None) -> bool:
         return ability in (self.teacher if seat == "teacher" else self.student).abilities
+
+    async def embed(self, stage: Stage, texts: Sequence[str], upstream: str) -> Sequence[Vector]:
+        raise NotImplementedError
+
+    async def passes(self, program: str, tests: str) -> bool | None:
+        raise NotImplementedError
 
 
 PROMPTS = Prompts()
