@@ -60,6 +60,7 @@ def arm(cell: Cell) -> str:
     tokens = "" if cell.guidance_tokens is None else f" {cell.guidance_tokens}"
     name = {
         "teacher": "teacher",
+        "teacher-concise": "teacher, asked to be concise",
         "student": "student",
         "cut-text": f"teacher's text cut at{tokens}, alone",
         "cascade": f"cascade{tokens}",

@@ -22,7 +22,16 @@ from pricing import tradeoff
 from pricing.intervals import Interval, McNemar, mcnemar, paired_difference, ratio, wilson
 from pricing.tradeoff import Comparison, NonInferiority, Option, Point
 
-ORDER: Sequence[Strategy] = ("teacher", "student", "cut-text", "cut-off", "concise", "hint", "cascade")
+ORDER: Sequence[Strategy] = (
+    "teacher",
+    "teacher-concise",
+    "student",
+    "cut-text",
+    "cut-off",
+    "concise",
+    "hint",
+    "cascade",
+)
 RIGHT = 0.5
 """A score above this counts as right, where right or wrong is asked."""
 
@@ -272,9 +281,12 @@ def _compared(arm: Arm, teacher: Arm, pairs: Sequence[str]) -> _Compared:
 
 
 def _by_receipts(arm: Arm) -> dict[str, Any]:
-    """Where no teacher was asked the same questions: the gateway's own estimate, for the cost share alone."""
+    """Where no teacher was asked the same questions: the gateway's own estimate, for the cost share alone.
+
+    Not of what the teacher wrote whole under another instruction, or cut: the receipt says what that cost.
+    """
     known = [each for each in arm.items.values() if each.cost is not None and each.baseline is not None]
-    if not known or len(known) < len(arm.items) or arm.cell.strategy == "cut-text":
+    if not known or len(known) < len(arm.items) or arm.cell.strategy in ("cut-text", "teacher-concise"):
         return {}
     costs, baselines = [each.cost or 0.0 for each in known], [each.baseline or 0.0 for each in known]
     found = tradeoff.compare([0.0] * len(known), costs, [0.0] * len(known), baselines)

@@ -50,6 +50,16 @@ def test_the_paper_s_batch_of_one_is_named_or_said_to_be_missing(summary: Summar
     assert cells(other, 0, "cut-off 40, batch 8")["speed-up, batch 1"] == UNKNOWN
 
 
+def test_a_teacher_asked_to_be_concise_stands_beside_guidance() -> None:
+    arms = [cell("teacher"), cell("student"), cell("cut-off", 40), cell("teacher-concise")]
+    made = summarise(run(arms), list(results(arms)))
+    names = [row[0] for row in parts(made)[0].sheets[0].rows]
+    assert names == ["teacher", "teacher, asked to be concise", "student", "cut-off 40"]
+    brief = cells(made, 1, "teacher, asked to be concise")
+    assert (brief["baseline"], brief["cost share (95 %)"][:6]) == ("measured", "60.0 %")
+    assert brief["lift"] not in (UNKNOWN, "–"), "it is compared with random mixing as guidance is"
+
+
 def unpriced(each: Cell, item: int) -> Result:
     return result(each, item, 1.0, cost=None, seconds=None)
 

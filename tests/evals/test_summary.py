@@ -127,6 +127,8 @@ def test_without_a_teacher_the_receipts_are_the_baseline_and_are_named() -> None
     assert made.comparison is not None
     assert made.comparison.cost_share == 630_000 / 2_000_000
     assert [made.comparison.retention, made.test, made.non_inferior, made.teacher_accuracy] == [None] * 4
+    brief = cell("teacher-concise")
+    assert row(group([brief], scored(brief, "11")), brief.name).baseline is None, "its receipt is of its own length"
     unknown = row(group([GUIDED], scored(GUIDED, "11", baseline=None)), GUIDED.name)
     assert [unknown.baseline, unknown.comparison] == [None] * 2
 
@@ -192,7 +194,7 @@ def test_json_holds_all_of_it() -> None:
     assert guided["test"].keys() == {"b", "c", "p"}
 
 
-@pytest.mark.parametrize("strategy", ["hint", "cascade", "cut-text"])
+@pytest.mark.parametrize("strategy", ["hint", "cascade", "cut-text", "teacher-concise"])
 def test_every_strategy_is_an_arm(strategy: str) -> None:
     each = cell(strategy, 40)
     made = row(
