@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from evals import runner, tasks
 from evals.asking import Asker, in_process
 from evals.grid import FULL, QUICK, RECORDED, Shape, cells
 from evals.prices import listed
+from evals.purse import Purse
 from evals.recording import only, record
-from evals.results import Cell, read
+from evals.results import RUN, Cell, Result, read
 from evals.runner import Ended, Options, Progress
 from evals.tasks import Task
 from gateway.config import Config, default_prices
@@ -212,6 +214,7 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
             limit, told, longest = await _affordable(plan, made, asker, began, progress)
             last = max(1.0, plan.seconds - CLOSING - (time.monotonic() - began))
             left = max(0.5, last - max(RESERVE, longest))
+        answered, paid = _measured(plan.folder / MEASURED)
         options = Options(
             seed=plan.seed,
             limit=limit,
@@ -219,12 +222,14 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
             seconds=left,
             given_up=last,
             student_shots=plan.student_shots,
-            budget=plan.budget,
+            budget=None if plan.budget is None else Money(max(0, plan.budget.nano - paid.nano)),
             model=plan.models.route,
             notes=[*_notes(plan), *told],
             prices=prices,
         )
-        return await runner.run("The paper's grid", made, plan.cells, plan.folder, asker, options, progress=progress)
+        return await runner.run(
+            "The paper's grid", made, plan.cells, plan.folder, asker, options, taken=answered, progress=progress
+        )
 
 
 async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
@@ -240,6 +245,14 @@ async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
         return runner.most(made, plan.cells, asker, options)
 
 
+def _measured(folder: Path) -> tuple[list[Result], Money]:
+    """What the student was answered while it was measured, and what that cost; nothing where it was not."""
+    if not (folder / RUN).exists():
+        return [], Money.ZERO
+    with closing(Purse(folder, None)) as purse:
+        return read(folder)[1], purse.spent
+
+
 async def _affordable(
     plan: Plan, made: Sequence[Task], asker: Asker, began: float, progress: Progress
 ) -> tuple[int, list[str], float]:
@@ -247,7 +260,7 @@ async def _affordable(
 
     A folder that holds a run goes on with its number.
     """
-    if (plan.folder / "run.json").exists():
+    if (plan.folder / RUN).exists():
         begun, _ = read(plan.folder)
         return max(int(facts["questions"]) for facts in begun.tasks.values()), begun.notes[len(_notes(plan)) :], RESERVE
     alone = [
@@ -255,11 +268,12 @@ async def _affordable(
     ]
     options = Options(
         seed=plan.seed,
-        limit=FIRST,
+        limit=FIRST if plan.limit is None else min(FIRST, plan.limit),
         max_tokens=plan.max_tokens,
         seconds=(plan.seconds or 0) * MEASURING,
         given_up=(plan.seconds or 0) * MEASURING * 1.5,
         student_shots=plan.student_shots,
+        budget=plan.budget,
         model=plan.models.route,
     )
     await runner.run("Measured", made, alone, plan.folder / MEASURED, asker, options, progress=progress)

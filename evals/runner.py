@@ -94,9 +94,12 @@ async def run(
     asker: Asker,
     options: Options | None = None,
     *,
+    taken: Sequence[Result] = (),
     progress: Progress = lambda *_: None,
 ) -> Ended:
     """Ask what the folder has no answer to yet. See the module, and `Options`.
+
+    `taken`: what another run was answered to the very same requests, which is written down and not asked again.
 
     Cells of strategy `cut-text` whose guidance another cell gets (`cut-off`, same task, budget, teacher and exemplars)
     are made from its answers and ask nothing; others ask the teacher for so many tokens. Raises `ConfigError`: the
@@ -115,6 +118,7 @@ async def run(
         _, before = read(folder)
         with mended(folder / RESULTS).open("ab") as file, closing(Purse(folder, options.budget)) as purse:
             runner = _Runner(drawn, cells, asker, options, progress, file, purse, before)
+            runner.take(taken)
             why = await runner.all()
         return Ended(made, runner.missing(), why)
 
@@ -156,6 +160,14 @@ class _Runner:
         self._failures = 0
         self._last: float | None = None
         self._judge: Judge | None = None if options.judge is None else self._judged
+
+    def take(self, results: Iterable[Result]) -> None:
+        """Write down those that the grid has a place for and no answer to."""
+        samples = range(self._options.samples)
+        places = {(cell.name, item.id, n) for cell, _, item in _questions(self._cells, self._tasks) for n in samples}
+        for result in results:
+            if result.error is None and result.key in places and result.key not in self._done:
+                self._keep(result)
 
     def missing(self) -> int:
         """Answers that the grid has and the folder does not."""
@@ -272,6 +284,9 @@ class _Runner:
             why=told.why,
             error=told.error,
         )
+        self._keep(result)
+
+    def _keep(self, result: Result) -> None:
         self._file.write(msgspec.json.encode(result) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())

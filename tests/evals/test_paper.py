@@ -17,7 +17,7 @@ from evals import paper
 from evals.cli import app
 from evals.grid import QUICK, Shape, cells
 from evals.page import page
-from evals.paper import CHATGPT, CLOSING, FILES, LEAST, RECORDINGS, Plan, affordable
+from evals.paper import CHATGPT, CLOSING, FILES, LEAST, MEASURED, RECORDINGS, Plan, affordable
 from evals.results import read
 from evals.sheets import UNKNOWN, parts
 from evals.summary import summarise
@@ -233,6 +233,9 @@ def test_within_a_time_it_says_how_many_questions_that_is(questions: Path, tmp_p
     assert "as many as were expected to fit into 10 minutes" in run.notes[-1]
     assert {facts["questions"] for facts in run.tasks.values()} == {3}
     assert len(results) == 3 * len(run.cells)
+    _, measured = read(out / MEASURED)
+    assert len(measured) == 6
+    assert all(result in results for result in measured), "what it was measured on is not asked again"
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -301,6 +301,20 @@ async def test_what_is_under_way_when_it_has_to_end_is_given_up(tmp_path: Path) 
     await quick.aclose()
 
 
+async def test_what_another_run_was_answered_is_taken_where_there_is_a_place_for_it(tmp_path: Path) -> None:
+    task, first, second = sums(tmp_path), Heard(), Heard()
+    await run("sums", [task], CELLS[:1], tmp_path / "few", first, Options(limit=5))
+    _, known = read(tmp_path / "few")
+    ended = await run("sums", [task], CELLS[1:2], tmp_path / "other", second, Options(limit=3), taken=known)
+    assert (ended.missing, len(second.bodies)) == (0, 3), "another cell has no place for it"
+    for times in (1, 2):
+        ended = await run("sums", [task], CELLS[:1], tmp_path / "more", second, Options(limit=8), taken=known)
+        assert (ended.missing, len(second.bodies)) == (0, 3 + 8 - 5), times
+    assert [each for each in read(tmp_path / "more")[1] if each in known] == known
+    for asker in (first, second):
+        await asker.aclose()
+
+
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
