@@ -33,6 +33,10 @@ def test_the_paper_s_columns_and_the_dollars_say_what_the_summary_holds(summary:
     assert paper["ACC (95 %)"] == f"{held.accuracy:.1%} ({low * 100:.1f} to {high * 100:.1f})".replace("%", " %")
     assert (paper["tokens, teacher"], paper["tokens, student"]) == ("40.0", "120.0")
     assert paper["speed-up, same batch"] == "1.54×"
+    assert paper["Δ its text"].startswith("+")
+    assert paper["Δ its text"].count(" to ") == 1
+    assert cells(summary, 0, "cut-off 10, batch 8")["Δ its text"] == UNKNOWN, "that text alone was not run"
+    assert cells(summary, 0, "concise 40, batch 8")["Δ its text"] == "–"
     assert paper["speed-up, batch 1"] == "12.31×"
     dollars = cells(summary, 1, "cut-off 40, batch 8")
     assert dollars["$ / 1,000 answers"] == "$0.63"
