@@ -189,6 +189,8 @@ def embedded(batch: int, student: str = STUDENTS[0]) -> dict[str, Any]:
     spec: dict[str, Any] = {"kind": "llamacpp", "slots": batch, "context": 2048, "max_concurrent": batch}
     try:
         if student == "gemma":
+            # Its exemplars are read once for each place at the start, all at once: minutes on a core that others use.
+            spec |= {"deadlines": {"first_token": 600.0}}
             return {**spec, "model": GEMMA, "gguf": str(wheels.gemma()), "base": True}
         wheels.smollm2()
     except Unavailable as error:
