@@ -14,7 +14,7 @@ from students.errors import Unavailable
 from students.llamacpp import LlamaCpp
 from students.spec import LlamaCppSpec
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 SOLVED = (
     '{"question": "Which animal barks?", "answer": "It barks, so it is a dog. ANSWER: dog"}\n'
