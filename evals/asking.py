@@ -38,6 +38,9 @@ WAIT = frozenset({"rate_limit_exceeded", "overloaded"})
 UNPAID = GIVE_UP | WAIT
 """Errors of requests for which no model was asked; what another failure cost is not known."""
 
+EXTRA = ("gkt", "chat_template_kwargs")
+"""Members of a request that the client's own methods do not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -88,9 +91,10 @@ class Asker:
     async def ask(self, body: Mapping[str, Any]) -> Told:
         """The answer to `body`, a chat completion's. A failure is told, not raised."""
         began = time.perf_counter()
-        known = {name: value for name, value in body.items() if name != "gkt"}
+        known = {name: value for name, value in body.items() if name not in EXTRA}
+        extra = {"gkt": {}, **{name: body[name] for name in EXTRA if name in body}}
         try:
-            answer = await self._client.chat.completions.create(**known, extra_body={"gkt": body.get("gkt", {})})
+            answer = await self._client.chat.completions.create(**known, extra_body=extra)
         except APIStatusError as error:
             code = error.code or f"http_{error.status_code}"
             again = _seconds(error.response.headers.get("retry-after")) if code in WAIT else None

@@ -88,12 +88,17 @@ def run(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where results go; a run that is there goes on.")],
     task: Annotated[list[str], typer.Option(metavar="NAME=FILE", help="gsm8k, csqa, math, choices or own; repeat it.")],
     strategy: Annotated[
-        list[str], typer.Option(help="teacher, student, cut-off, concise, hint, cascade or cut-text; repeat it.")
+        list[str],
+        typer.Option(help="teacher, teacher-concise, student, cut-off, concise, hint, cascade or cut-text; repeat."),
     ],
     tokens: Annotated[list[int] | None, typer.Option(help="Tokens of guidance; repeat it.")] = None,
     teacher: Annotated[list[str] | None, typer.Option(help="Upstreams that teach; repeat it.")] = None,
     student: Annotated[list[str] | None, typer.Option(help="Upstreams that learn; repeat it.")] = None,
     shots: Annotated[list[int] | None, typer.Option(help="Exemplars before the question; repeat it.")] = None,
+    student_shots: Annotated[
+        int,
+        typer.Option(min=0, help="Exemplars that a base student alone reads (base: true), where the task has them."),
+    ] = 0,
     exemplars: Annotated[Path | None, typer.Option(help="JSON lines of exemplars instead of our own.")] = None,
     model: Annotated[str, typer.Option(help="The route that is asked, with overrides.")] = "gkt",
     cascade: Annotated[str | None, typer.Option(metavar="MODEL", help="The route of strategy cascade.")] = None,
@@ -127,6 +132,7 @@ def run(
         max_tokens=max_tokens,
         budget=None if budget is None else Money.usd(str(budget)),
         seconds=seconds,
+        student_shots=student_shots,
         model=model,
         routes={} if cascade is None else {"cascade": cascade},
         judge=judge,
@@ -219,6 +225,9 @@ def paper(
         bool,
         typer.Option("--quick", help="Fewer cells, in ten minutes; without --config on ChatGPT's recorded answers."),
     ] = False,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="ChatGPT's recorded answers teach, as with --quick and no --config.")
+    ] = False,
     data: Annotated[Path, typer.Option(metavar="DIR", help="The questions, and ChatGPT's recorded answers.")] = Path(
         "../shared/data"
     ),
@@ -226,13 +235,23 @@ def paper(
         Path | None, typer.Option(metavar="DIR", help="The run; it goes on where it was. Else paper, or paper-quick.")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="Name of an upstream; else the route's.")] = None,
-    student: Annotated[str | None, typer.Option(help="Name of an upstream; else the route's.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of an upstream; else the route's. Of recorded answers: smollm2, the default, or gemma."
+        ),
+    ] = None,
     route: Annotated[str, typer.Option(help="The route that is asked; its sampling holds.")] = "gkt",
     questions: Annotated[int | None, typer.Option(min=1, help="Of each task, at most; else all, or what fits.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Time that questions must fit into; --quick: 10.")
+        float | None, typer.Option(min=0.1, help="Time that all of it must fit into; --quick: 10.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, max=256, help="Questions at once; --quick: 4, else 24.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Questions at once; --quick: 4, --recorded: 8, else 24.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The most tokens of an answer; --quick and recorded: 320, else 400.")
+    ] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Dollars that are not passed.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the questions, and samples.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
@@ -240,9 +259,12 @@ def paper(
 ) -> None:
     """Run the paper's grid on GSM8K and CommonsenseQA: cut-off, concise and hint, budgets and exemplars.
 
-    On the configured teacher and student; with --quick and no --config, ChatGPT's recorded answers are the teacher and
-    the embedded model is the student. Ends with the tables, and DIR/report.html. See docs/reports.md.
+    On the configured teacher and student; with --recorded, or --quick and no --config, ChatGPT's recorded answers are
+    the teacher and an embedded model is the student. Ends with the tables, and DIR/report.html. See docs/reports.md.
     """
+    began = time.monotonic()
+    if recorded and config is not None:
+        raise typer.BadParameter("ChatGPT's recorded answers need no --config; one may have a replay of its own")
     from evals import paper_command, results, sheets, summary
     from evals.page import page
 
@@ -250,7 +272,7 @@ def paper(
     plan, made = paper_command.planned(
         Path(("paper-quick" if quick else "paper") if out is None else out),
         data,
-        None if config is None and quick else Config.load(config),
+        None if recorded or (config is None and quick) else Config.load(config),
         quick=quick,
         route=route,
         teacher=teacher,
@@ -260,6 +282,8 @@ def paper(
         minutes=minutes,
         budget=None if budget is None else Money.usd(str(budget)),
         seed=seed,
+        max_tokens=max_tokens,
+        began=began,
     )
     ended = paper_command.execute(plan, made, show.console(stderr=True), agreed=lambda: yes or typer.confirm("Go on?"))
     if ended is None:

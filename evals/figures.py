@@ -14,6 +14,7 @@ from pricing.tradeoff import Point
 
 COLOURS = {
     "teacher": "--baseline",
+    "teacher-concise": "--good",
     "student": "--muted",
     "cut-text": "--measurement",
     "cut-off": "--accent",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ from evals import runner, tasks
 from evals.asking import Asker, in_process
 from evals.grid import FULL, QUICK, RECORDED, Shape, cells
 from evals.prices import listed
+from evals.purse import Purse
 from evals.recording import only, record
-from evals.results import Cell, read
+from evals.results import RUN, Cell, Result, read
 from evals.runner import Ended, Options, Progress
 from evals.tasks import Task
-from gateway.config import Config
+from gateway.config import Config, default_prices
 from gateway.errors import ConfigError
 from pricing.money import Money
-from students.spec import ReplaySpec
+from students import wheels
+from students.errors import Unavailable
+from students.spec import LlamaCppSpec, ReplaySpec
 
 FILES: Mapping[str, str] = {"gsm8k": "gsm8k_test.jsonl", "csqa": "csqa_dev.jsonl"}
 """The questions of each task, in the data directory."""
@@ -35,6 +39,14 @@ RECORDINGS: Mapping[str, tuple[str, str]] = {
 """ChatGPT's answers, and which of its prompts: the reasoning one where the other answers in a word."""
 
 TAPE = "chatgpt.jsonl"
+STUDENTS = ("smollm2", "gemma")
+"""The embedded ones: SmolLM2-135M-Instruct, and Gemma 3 270M, a base model, which is asked below exemplars."""
+
+GEMMA = "gemma-3-270m"
+PRICES: Mapping[str, Mapping[str, float]] = {GEMMA: {"input": 0.007, "output": 0.19}}
+"""A guess like the default configuration's for SmolLM2: the same core at $0.04 an hour, of whose seconds Gemma took 2.4
+times as many to write a token, and two thirds as many to read one."""
+
 MEASURED = "measured"
 """The folder, in a run's, of the questions that the student's speed was measured on."""
 
@@ -44,6 +56,12 @@ FIRST = 8
 LEAST = 4
 RESERVE = 20.0
 """Seconds that are kept for answers under way when the time is over; more where one was seen to take longer."""
+
+CLOSING = 25.0
+"""Seconds that are kept for closing the models and for the report, which take three or four on a machine at rest."""
+
+MEASURING = 0.25
+"""The part of the time after which no question begins that measures; half as much again, and those under way end."""
 
 MARGIN = 0.85
 """What part of the time that is left is planned for: guided answers may take longer than those that were measured."""
@@ -63,12 +81,20 @@ class Models:
         """True when the teacher is a recording."""
         return isinstance(self.config.upstreams[self.teacher], ReplaySpec)
 
+    @property
+    def base(self) -> bool:
+        """True when the student is known to be a base model, which goes on from nothing but exemplars."""
+        spec = self.config.upstreams[self.student]
+        return isinstance(spec, LlamaCppSpec) and spec.base
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run, and where: `limit` questions of each task (None: all), none begun after `seconds`.
+    """What is run, and where: `limit` questions of each task (None: all), in `seconds` (None: as long as it takes).
 
-    `batch` questions are under way at once; `budget` bounds what the grid costs, `max_tokens` each answer.
+    These begin at `began`, of the monotonic clock (None: with the run), and hold the report too: questions that are
+    under way `CLOSING` seconds before their end are given up. `batch` questions are under way at once; `budget` bounds
+    what the grid costs, `max_tokens` each answer.
     """
 
     models: Models
@@ -80,12 +106,19 @@ class Plan:
     budget: Money | None = None
     seed: int = 0
     max_tokens: int = runner.MAX_TOKENS
+    began: float | None = None
 
     @property
     def cells(self) -> list[Cell]:
         """The whole grid."""
         models = self.models
-        return cells(self.shapes, models.teacher, models.student, batch=self.batch, recorded=models.recorded)
+        seats = models.teacher, models.student
+        return cells(self.shapes, *seats, batch=self.batch, recorded=models.recorded, base=models.base)
+
+    @property
+    def student_shots(self) -> int:
+        """Exemplars that the student alone reads: of a base model the paper's number, of another none."""
+        return max(shots for shape in self.shapes.values() for shots in shape.shots) if self.models.base else 0
 
 
 def needed(data: Path, shapes: Mapping[str, Shape], *, recorded: bool) -> None:
@@ -127,6 +160,7 @@ def replayed(
         {
             "ledger": {"url": "sqlite://"},
             "upstreams": {"chatgpt": {**spec, "max_concurrent": batch}, "student": dict(student)},
+            "prices": {**default_prices(), **PRICES},
             # The paper's sampling. ChatGPT was recorded greedily.
             "routes": {"gkt": {"strategy": "cut-off", "student_sampling": {"temperature": 0.8, "top_p": 0.9}, **both}},
         }
@@ -148,9 +182,20 @@ def configured(config: Config, route: str, teacher: str | None, student: str | N
     return Models(config, str(named["teacher"]), str(named["student"]), route)
 
 
-def embedded(batch: int) -> dict[str, Any]:
-    """The student that comes with the gateway, answering `batch` questions at once."""
-    return {"kind": "llamacpp", "slots": batch, "context": 2048, "max_concurrent": batch}
+def embedded(batch: int, student: str = STUDENTS[0]) -> dict[str, Any]:
+    """One of `STUDENTS`, answering `batch` questions at once. ConfigError: there is no such, or it is not installed."""
+    if student not in STUDENTS:
+        raise ConfigError(f"no embedded student {student!r}; there are: {', '.join(STUDENTS)}; others need --config")
+    spec: dict[str, Any] = {"kind": "llamacpp", "slots": batch, "context": 2048, "max_concurrent": batch}
+    try:
+        if student == "gemma":
+            # Its exemplars are read once for each place at the start, all at once: minutes on a core that others use.
+            spec |= {"deadlines": {"first_token": 600.0}}
+            return {**spec, "model": GEMMA, "gguf": str(wheels.gemma()), "base": True}
+        wheels.smollm2()
+    except Unavailable as error:
+        raise ConfigError(str(error)) from None
+    return spec
 
 
 def shapes(*, recorded: bool, hurried: bool) -> Mapping[str, Shape]:
@@ -163,31 +208,51 @@ async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda 
 
     Resumes what the folder holds. ConfigError.
     """
-    began = time.monotonic()
+    began = time.monotonic() if plan.began is None else plan.began
     prices = listed(plan.models.config, (plan.models.teacher, plan.models.student))
     async with in_process(plan.models.config) as asker:
-        limit, told, left = plan.limit, list[str](), None
+        limit, told, left, last = plan.limit, list[str](), None, None
         if plan.seconds is not None:
             limit, told, longest = await _affordable(plan, made, asker, began, progress)
-            left = max(1.0, plan.seconds - max(RESERVE, longest) - (time.monotonic() - began))
+            last = max(1.0, plan.seconds - CLOSING - (time.monotonic() - began))
+            left = max(0.5, last - max(RESERVE, longest))
+        answered, paid = _measured(plan.folder / MEASURED)
         options = Options(
             seed=plan.seed,
             limit=limit,
             max_tokens=plan.max_tokens,
             seconds=left,
-            budget=plan.budget,
+            given_up=last,
+            student_shots=plan.student_shots,
+            budget=None if plan.budget is None else Money(max(0, plan.budget.nano - paid.nano)),
             model=plan.models.route,
             notes=[*_notes(plan), *told],
             prices=prices,
         )
-        return await runner.run("The paper's grid", made, plan.cells, plan.folder, asker, options, progress=progress)
+        return await runner.run(
+            "The paper's grid", made, plan.cells, plan.folder, asker, options, taken=answered, progress=progress
+        )
 
 
 async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
     """The most that the grid can cost; None: unknown."""
     async with in_process(plan.models.config) as asker:
-        options = Options(seed=plan.seed, limit=plan.limit, max_tokens=plan.max_tokens, model=plan.models.route)
+        options = Options(
+            seed=plan.seed,
+            limit=plan.limit,
+            max_tokens=plan.max_tokens,
+            student_shots=plan.student_shots,
+            model=plan.models.route,
+        )
         return runner.most(made, plan.cells, asker, options)
+
+
+def _measured(folder: Path) -> tuple[list[Result], Money]:
+    """What the student was answered while it was measured, and what that cost; nothing where it was not."""
+    if not (folder / RUN).exists():
+        return [], Money.ZERO
+    with closing(Purse(folder, None)) as purse:
+        return read(folder)[1], purse.spent
 
 
 async def _affordable(
@@ -197,7 +262,7 @@ async def _affordable(
 
     A folder that holds a run goes on with its number.
     """
-    if (plan.folder / "run.json").exists():
+    if (plan.folder / RUN).exists():
         begun, _ = read(plan.folder)
         return max(int(facts["questions"]) for facts in begun.tasks.values()), begun.notes[len(_notes(plan)) :], RESERVE
     alone = [
@@ -205,9 +270,12 @@ async def _affordable(
     ]
     options = Options(
         seed=plan.seed,
-        limit=FIRST,
+        limit=FIRST if plan.limit is None else min(FIRST, plan.limit),
         max_tokens=plan.max_tokens,
-        seconds=(plan.seconds or 0) / 4,
+        seconds=(plan.seconds or 0) * MEASURING,
+        given_up=(plan.seconds or 0) * MEASURING * 1.5,
+        student_shots=plan.student_shots,
+        budget=plan.budget,
         model=plan.models.route,
     )
     await runner.run("Measured", made, alone, plan.folder / MEASURED, asker, options, progress=progress)
@@ -217,7 +285,8 @@ async def _affordable(
         took = [result.seconds for result in answers if result.cell == cell.name and result.seconds is not None]
         pace[cell.task] = sum(took) / len(took) / cell.concurrency if took else None
     most = max(len(task.items) for task in made) if plan.limit is None else plan.limit
-    limit = min(affordable(pace, plan.cells, (plan.seconds or 0) - RESERVE - (time.monotonic() - began)), most)
+    left = (plan.seconds or 0) - CLOSING - RESERVE - (time.monotonic() - began)
+    limit = min(affordable(pace, plan.cells, left), most)
     named = ", ".join(f"{task} {'unknown' if each is None else f'{each:.2g} s'}" for task, each in pace.items())
     told = (
         f"{limit} questions of each task, drawn by the seed: as many as were expected to fit into "
@@ -248,7 +317,12 @@ def _notes(plan: Plan) -> list[str]:
     if models.recorded:
         told.append(
             "The teacher is recorded (2023), under a prompt of its own and without exemplars, and is cut where its own "
-            "tokenizer cuts. Concise guidance, hints and exemplars would be other prompts, so they are not run; its "
-            "time is not a model's, so times that hold it are unknown."
+            "tokenizer cuts. Concise answers and guidance, hints and exemplars would be other prompts, so they are not "
+            "run; its time is not a model's, so times that hold it are unknown."
+        )
+    if models.base:
+        told.append(
+            f"The student is a base model: before each question it reads solved ones, at most {plan.student_shots}, "
+            "which the teacher is not asked and the student's input tokens count."
         )
     return told

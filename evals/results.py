@@ -18,8 +18,9 @@ from gateway.errors import ConfigError
 RUN = "run.json"
 RESULTS = "results.jsonl"
 
-Strategy = Literal["teacher", "student", "cut-off", "concise", "hint", "cascade", "cut-text"]
-"""How a cell answers: a strategy of the gateway; `cut-text` is the teacher's first words alone, with no student."""
+Strategy = Literal["teacher", "student", "cut-off", "concise", "hint", "cascade", "cut-text", "teacher-concise"]
+"""How a cell answers: a strategy of the gateway; `cut-text` is the teacher's first words alone, with no student, and
+`teacher-concise` its whole answer, asked for as briefly as `concise` asks for guidance."""
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evals import tasks
 from evals.asking import Asker, in_process
 from evals.prices import listed
+from evals.requests import ALONE
 from evals.results import Cell, Strategy
 from evals.runner import Ended, Options, most, run
 from evals.tasks import Task
@@ -24,6 +25,8 @@ from gateway.errors import ConfigError
 from pricing.money import Money
 
 GUIDED = frozenset({"cut-off", "concise", "hint"})
+REWORDED = frozenset({"concise", "hint", "teacher-concise"})
+"""What asks the teacher otherwise than the task does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Grid:
             if strategy not in get_args(Strategy):
                 raise ConfigError(f"no strategy {strategy!r}; there are: {', '.join(get_args(Strategy))}")
             tokens = self.tokens if strategy in GUIDED or strategy == "cut-text" else (None,)
-            teachers = self.teachers if strategy in GUIDED or strategy in ("teacher", "cut-text") else (None,)
+            teachers = self.teachers if strategy in GUIDED | ALONE else (None,)
             students = self.students if strategy in GUIDED or strategy == "student" else (None,)
             if not (tokens and teachers and students):
                 raise ConfigError(f"strategy {strategy!r} needs a --teacher, a --student or --tokens that is missing")
@@ -120,10 +123,10 @@ def _check_recorded(cells: Sequence[Cell], asker: Asker) -> None:
     It has one text for a question, whatever it is asked: it can be cut, and nothing else.
     """
     for cell in cells:
-        if cell.teacher in asker.recorded and (cell.strategy in ("concise", "hint") or cell.exemplars):
+        if cell.teacher in asker.recorded and (cell.strategy in REWORDED or cell.exemplars):
             raise ConfigError(
                 f"cell {cell.name}: {cell.teacher!r} plays back recorded answers, which were given to another prompt; "
-                "leave out concise, hint and --shots"
+                "leave out concise, hint, teacher-concise and --shots"
             )
 
 

@@ -24,16 +24,17 @@ import msgspec
 
 from evals.asking import Asker, Told
 from evals.purse import Empty, Purse, mended
+from evals.requests import Requests, judging
 from evals.results import RESULTS, RUN, Cell, Result, Run, read
 from evals.scorers import Judge, Scored, judge_prompt, score
 from evals.tasks import Item, Task
 from gateway.errors import ConfigError
+from gateway.strategies.prompts import Prompts
 from gateway.upstreams import GUIDANCE_BYTES
 from pricing.money import Money
 
 LOCK = "run.lock"
 MAX_TOKENS = 400
-JUDGE_TOKENS = 16
 TRIES = 8
 """How often one question is asked while the gateway says that it has no room."""
 LONGEST_WAIT = 60.0
@@ -50,6 +51,9 @@ class Options:
 
     `budget` bounds what all requests of this and earlier runs into the folder cost; it needs an asker that knows the
     most that a request can cost. `seconds`: after so long no question is begun, every cell having its share of them.
+    `given_up`: after so long requests under way are given up, as if the process were killed; None: they are waited for.
+    `student_shots`: exemplars that students read before the chat, and the teacher does not, as the variable `exemplars`
+    of their chat templates; as many as a task has. For base models, which go on from nothing else.
     `routes`: the model to ask for a strategy, instead of `model`; a cascade is a route with a policy. `judge`: the
     model of the same gateway that scores open answers; the budget pays for it too.
     """
@@ -60,6 +64,8 @@ class Options:
     max_tokens: int = MAX_TOKENS
     budget: Money | None = None
     seconds: float | None = None
+    given_up: float | None = None
+    student_shots: int = 0
     model: str = "gkt"
     routes: Mapping[str, str] | None = None
     notes: Sequence[str] = ()
@@ -88,9 +94,12 @@ async def run(
     asker: Asker,
     options: Options | None = None,
     *,
+    taken: Sequence[Result] = (),
     progress: Progress = lambda *_: None,
 ) -> Ended:
     """Ask what the folder has no answer to yet. See the module, and `Options`.
+
+    `taken`: what another run was answered to the very same requests, which is written down and not asked again.
 
     Cells of strategy `cut-text` whose guidance another cell gets (`cut-off`, same task, budget, teacher and exemplars)
     are made from its answers and ask nothing; others ask the teacher for so many tokens. Raises `ConfigError`: the
@@ -109,6 +118,7 @@ async def run(
         _, before = read(folder)
         with mended(folder / RESULTS).open("ab") as file, closing(Purse(folder, options.budget)) as purse:
             runner = _Runner(drawn, cells, asker, options, progress, file, purse, before)
+            runner.take(taken)
             why = await runner.all()
         return Ended(made, runner.missing(), why)
 
@@ -117,12 +127,12 @@ def most(tasks: Sequence[Task], cells: Sequence[Cell], asker: Asker, options: Op
     """The most that the run can cost, from its start; None: unknown for one of its requests."""
     if asker.bound is None:
         return None
-    total = 0
+    total, requests = 0, _requests(options, asker)
     for cell, task, item in _questions(cells, {task.name: task.drawn(options.limit, options.seed) for task in tasks}):
-        bodies = [] if _twin(cell, cells) is not None else [_body(cell, task, item, 0, options)]
+        bodies = [] if _twin(cell, cells) is not None else [requests.body(cell, task, item, 0)]
         if item.scorer == "judge" and options.judge is not None:
             longest = "x" * GUIDANCE_BYTES * options.max_tokens
-            bodies.append(_judging(judge_prompt(item.question, longest, item.reference or ""), options.judge))
+            bodies.append(judging(judge_prompt(item.question, longest, item.reference or ""), options.judge))
         for body in bodies:
             bound = asker.bound(body)
             if bound is None:
@@ -146,8 +156,18 @@ class _Runner:
         self._tasks, self._cells, self._asker, self._options = tasks, cells, asker, options
         self._progress, self._file, self._purse = progress, file, purse
         self._done = {result.key: result for result in before if result.error is None}
+        self._requests = _requests(options, asker)
         self._failures = 0
+        self._last: float | None = None
         self._judge: Judge | None = None if options.judge is None else self._judged
+
+    def take(self, results: Iterable[Result]) -> None:
+        """Write down those that the grid has a place for and no answer to."""
+        samples = range(self._options.samples)
+        places = {(cell.name, item.id, n) for cell, _, item in _questions(self._cells, self._tasks) for n in samples}
+        for result in results:
+            if result.error is None and result.key in places and result.key not in self._done:
+                self._keep(result)
 
     def missing(self) -> int:
         """Answers that the grid has and the folder does not."""
@@ -157,6 +177,8 @@ class _Runner:
     async def all(self) -> str | None:
         """Ask all that is missing; None, or why it stopped."""
         ends = None if self._options.seconds is None else time.monotonic() + self._options.seconds
+        if self._options.given_up is not None:
+            self._last = asyncio.get_running_loop().time() + self._options.given_up
         late = False
         asked = [cell for cell in self._cells if _twin(cell, self._cells) is None]
         for place, cell in enumerate(asked):
@@ -187,7 +209,12 @@ class _Runner:
                 if until is not None and time.monotonic() >= until:
                     late = True
                     return
-                await self._one(cell, task, item, sample)
+                try:
+                    async with asyncio.timeout_at(self._last):
+                        await self._one(cell, task, item, sample)
+                except TimeoutError:
+                    late = True
+                    return
                 self._progress(cell.name, self._count(cell), len(order))
 
         places = [asyncio.create_task(place()) for _ in range(cell.concurrency)]
@@ -198,7 +225,7 @@ class _Runner:
         return late
 
     async def _one(self, cell: Cell, task: Task, item: Item, sample: int) -> None:
-        body = _body(cell, task, item, sample, self._options)
+        body = self._requests.body(cell, task, item, sample)
         try:
             told = await self._asked(body)
         except Empty as error:
@@ -224,7 +251,7 @@ class _Runner:
     async def _judged(self, prompt: str) -> Told:
         """The judge's verdict; where the budget does not hold it, the answer stays unscored."""
         try:
-            return await self._asked(_judging(prompt, self._options.judge or ""))
+            return await self._asked(judging(prompt, self._options.judge or ""))
         except Empty as error:
             return Told(error=str(error))
 
@@ -257,6 +284,9 @@ class _Runner:
             why=told.why,
             error=told.error,
         )
+        self._keep(result)
+
+    def _keep(self, result: Result) -> None:
         self._file.write(msgspec.json.encode(result) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -295,32 +325,11 @@ def _questions(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> Iterator[tup
             yield cell, tasks[cell.task], item
 
 
-def _body(cell: Cell, task: Task, item: Item, sample: int, options: Options) -> dict[str, Any]:
-    """The request of one question. Its seed depends on the run's, the question and the sample, and on no cell."""
-    overrides: dict[str, Any] = {"strategy": "teacher" if cell.strategy == "cut-text" else cell.strategy}
-    if cell.teacher is not None and cell.strategy not in ("student", "cascade"):
-        overrides["teacher"] = cell.teacher
-    if cell.student is not None and cell.strategy not in ("teacher", "cascade"):
-        overrides["student"] = cell.student
-    if cell.guidance_tokens is not None and cell.strategy != "cut-text":
-        overrides["guidance_tokens"] = cell.guidance_tokens
-    route = (options.routes or {}).get(cell.strategy)
-    body: dict[str, Any] = {
-        "model": route or options.model,
-        "messages": task.messages(item, cell.exemplars),
-        "max_completion_tokens": cell.guidance_tokens if cell.strategy == "cut-text" else options.max_tokens,
-        "seed": int.from_bytes(sha256(f"{options.seed} {item.id} {sample}".encode()).digest()[:4]) >> 1,
-    }
-    if cell.strategy in ("teacher", "cut-text"):
-        body["temperature"] = 0
-    if route is None:
-        body["gkt"] = overrides
-    return body
-
-
-def _judging(prompt: str, model: str) -> dict[str, Any]:
-    said = {"role": "user", "content": prompt}
-    return {"model": model, "messages": [said], "temperature": 0, "max_completion_tokens": JUDGE_TOKENS}
+def _requests(options: Options, asker: Asker) -> Requests:
+    # The words by which the gateway asks for concise guidance; of one that runs elsewhere, those that it comes with.
+    brief = Prompts(None if asker.config is None else asker.config.prompts)["concise"].text
+    routes = options.routes or {}
+    return Requests(options.seed, options.max_tokens, options.model, routes, options.student_shots, brief)
 
 
 def _twin(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
@@ -359,6 +368,8 @@ def _described(name: str, tasks: Mapping[str, Task], cells: Sequence[Cell], opti
             "asked": sha256(" ".join(sorted(item.id for item in task.items)).encode()).hexdigest(),
             "models": {"": options.model, **(options.routes or {})},
             "judge": options.judge,
+            # Only where there are some, so that a run of an earlier version goes on.
+            **({"student_shots": len(task.pairs(options.student_shots))} if options.student_shots else {}),
         }
         for task in tasks.values()
     }

@@ -60,6 +60,7 @@ def arm(cell: Cell) -> str:
     tokens = "" if cell.guidance_tokens is None else f" {cell.guidance_tokens}"
     name = {
         "teacher": "teacher",
+        "teacher-concise": "teacher, asked to be concise",
         "student": "student",
         "cut-text": f"teacher's text cut at{tokens}, alone",
         "cascade": f"cascade{tokens}",
@@ -156,7 +157,16 @@ def seconds(value: float | None) -> str:
 
 
 def _paper(group: Group, number: int) -> Sheet:
-    heads = ["arm", "tokens, teacher", "tokens, student", "ACC teacher", "ACC (95 %)", "Δ teacher", "Δ student"]
+    heads = [
+        "arm",
+        "tokens, teacher",
+        "tokens, student",
+        "ACC teacher",
+        "ACC (95 %)",
+        "Δ teacher",
+        "Δ student",
+        "Δ its text",
+    ]
     heads += ["time", "time / question", "speed-up, same batch", "speed-up, batch 1"]
     rows = [
         [
@@ -167,6 +177,9 @@ def _paper(group: Group, number: int) -> Sheet:
             within(percent(row.accuracy), row.accuracy_interval, _percent),
             _own(row, "teacher", lambda row: points(_difference(row))),
             _own(row, "student", lambda row: points(row.over_student)),
+            within(points(row.over_text), row.over_text_interval, points)
+            if row.cell.strategy == "cut-off"
+            else NOTHING,
             seconds(row.seconds),
             seconds(row.each),
             _own(row, "teacher", lambda row: _times(row.faster)),
@@ -177,7 +190,8 @@ def _paper(group: Group, number: int) -> Sheet:
     single = [row.cell.name for row in group.rows if row.cell.strategy == "teacher" and row.cell.concurrency == 1]
     named = f"{single[0]}, the paper's baseline" if single else "the teacher one question at a time was not run"
     note = (
-        "Δ in points of accuracy. Time: of one answer, under the load of its batch; time / question: that over the "
+        "Δ in points of accuracy; its text: the teacher's words that it begins with, alone. Time: of one answer, under "
+        "the load of its batch; time / question: that over the "
         f"questions under way at once. Speed-ups compare times per question; batch 1: {named}."
     )
     return Sheet(f"paper-{number}", "As in the paper's tables", heads, rows, note)

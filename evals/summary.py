@@ -22,7 +22,16 @@ from pricing import tradeoff
 from pricing.intervals import Interval, McNemar, mcnemar, paired_difference, ratio, wilson
 from pricing.tradeoff import Comparison, NonInferiority, Option, Point
 
-ORDER: Sequence[Strategy] = ("teacher", "student", "cut-text", "cut-off", "concise", "hint", "cascade")
+ORDER: Sequence[Strategy] = (
+    "teacher",
+    "teacher-concise",
+    "student",
+    "cut-text",
+    "cut-off",
+    "concise",
+    "hint",
+    "cascade",
+)
 RIGHT = 0.5
 """A score above this counts as right, where right or wrong is asked."""
 
@@ -49,6 +58,7 @@ class Floor:
 class Row:
     """One cell as an arm of its group.
 
+    `over_text` is what the student adds to the teacher's first words: the difference to the same words alone.
     `asked` counts answers, `unscored` those without a score, `failed` those of them whose request failed, `paired` the
     questions that the teacher has scored too; `accuracy` is over all questions scored. Tokens are means of an answer,
     seconds too; `stages` are the mean seconds of an answer in each stage. `spent` are nano-dollars over all that was
@@ -74,6 +84,8 @@ class Row:
     comparison: Comparison | None
     over_student: float | None
     over_student_interval: Interval | None
+    over_text: float | None
+    over_text_interval: Interval | None
     recovered: float | None
     mixed: float | None
     lift: float | None
@@ -229,6 +241,7 @@ def _row(arm: Arm, group: Sequence[Arm]) -> Row:
         per_correct=arm.per_correct,
         **compared._asdict(),
         **_beside(arm, student, teacher, pairs)._asdict(),
+        **_over_text(arm, group),
         seconds=arm.seconds,
         first_token=mean(result.first_token for result in arm.answered),
         each=arm.each,
@@ -272,9 +285,12 @@ def _compared(arm: Arm, teacher: Arm, pairs: Sequence[str]) -> _Compared:
 
 
 def _by_receipts(arm: Arm) -> dict[str, Any]:
-    """Where no teacher was asked the same questions: the gateway's own estimate, for the cost share alone."""
+    """Where no teacher was asked the same questions: the gateway's own estimate, for the cost share alone.
+
+    Not of what the teacher wrote whole under another instruction, or cut: the receipt says what that cost.
+    """
     known = [each for each in arm.items.values() if each.cost is not None and each.baseline is not None]
-    if not known or len(known) < len(arm.items) or arm.cell.strategy == "cut-text":
+    if not known or len(known) < len(arm.items) or arm.cell.strategy in ("cut-text", "teacher-concise"):
         return {}
     costs, baselines = [each.cost or 0.0 for each in known], [each.baseline or 0.0 for each in known]
     found = tradeoff.compare([0.0] * len(known), costs, [0.0] * len(known), baselines)
@@ -314,6 +330,16 @@ def _beside(arm: Arm, student: Arm | None, teacher: Arm | None, pairs: Sequence[
         lift=tradeoff.lift(point, low, high),
         floor=_floor(point, low, high, _options(cheap, weak, dear, strong)),
     )
+
+
+def _over_text(arm: Arm, group: Sequence[Arm]) -> dict[str, Any]:
+    tokens = arm.cell.guidance_tokens
+    same = [each for each in group if (each.cell.strategy, each.cell.guidance_tokens) == ("cut-text", tokens)]
+    both = [item for item in arm.scores if same and item in same[0].scores] if arm.cell.strategy == "cut-off" else []
+    if not both:
+        return {"over_text": None, "over_text_interval": None}
+    scores, text = arm.columns(both)[0], same[0].columns(both)[0]
+    return {"over_text": fmean(scores) - fmean(text), "over_text_interval": paired_difference(scores, text)}
 
 
 def _options(

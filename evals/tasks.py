@@ -80,6 +80,14 @@ class Task:
             text = f"{''.join(solved)}Q: {item.question}\nA:"
         return [{"role": "user", "content": text}]
 
+    def pairs(self, shots: int) -> list[dict[str, str]]:
+        """Solved questions for whoever reads them beside the conversation, asked as it asks; at most all there are."""
+        asked = f"\n\n{self.instruction}" if self.instruction else ""
+        return [
+            {"question": f"{e.question}{asked}", "answer": f"{e.reasoning} The answer is {e.answer}."}
+            for e in self.exemplars[:shots]
+        ]
+
     def drawn(self, limit: int | None, seed: int) -> Task:
         """The same with at most `limit` questions, drawn by `seed`; more of the same seed begin with the same ones."""
         order = sorted(self.items, key=lambda item: _rank(seed, self.name, item.id))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from students import exemplars
 from students.batching import Batcher
 from students.engine import Ability, Event, Finish, Prompt
 from students.errors import EngineError, PromptTooLong, Refused, TimedOut, Unavailable
@@ -203,12 +203,10 @@ class Speaker:
 
         try:
             template = spec.chat_template.read_text(encoding="utf-8") if spec.chat_template else None
-            lines = spec.exemplars.read_text(encoding="utf-8").splitlines() if spec.exemplars else []
-            pairs = [json.loads(line) for line in lines if line.strip()]
-            exemplars = [{key: str(pair[key]) for key in ("question", "answer")} for pair in pairs]
+            pairs = exemplars.read(spec.exemplars)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise Unavailable(f"chat_template or exemplars cannot be read: {error}") from None
-        renderer = Renderer(model.tokenizer, template=template, options=spec.template_options, exemplars=exemplars)
+        renderer = Renderer(model.tokenizer, template=template, options=spec.template_options, exemplars=pairs)
         return cls(spec, model, renderer)
 
     def row(self, prompt: Prompt, tell: Callable[[Event | EngineError], None]) -> Row:

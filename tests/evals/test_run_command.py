@@ -20,9 +20,11 @@ pytestmark = pytest.mark.anyio
 
 
 def test_a_grid_has_each_cell_once() -> None:
-    grid = Grid(("teacher", "student", "cut-off", "cut-text", "cascade"), (20, 40), ("big",), ("a", "b"), (0, 2), 4)
+    arms = ("teacher", "teacher-concise", "student", "cut-off", "cut-text", "cascade")
+    grid = Grid(arms, (20, 40), ("big",), ("a", "b"), (0, 2), 4)
     cells = grid.cells(["gsm8k"])
-    assert len(cells) == 2 * (1 + 2 + 4 + 2 + 1)
+    assert len(cells) == 2 * (1 + 1 + 2 + 4 + 2 + 1)
+    assert Cell("gsm8k", "teacher-concise", None, "big", None, 2, 4) in cells
     assert Cell("gsm8k", "cut-off", 40, "big", "b", 2, 4) in cells
     assert Cell("gsm8k", "cut-text", 20, "big", None, 0, 4) in cells
     assert Cell("gsm8k", "cascade", None, None, None, 0, 4) in cells
@@ -87,6 +89,7 @@ async def test_nothing_is_asked_before_it_is_agreed_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "cell",
     [Cell("gsm8k", "concise", 6, "big", "small"), Cell("gsm8k", "hint", 6, "big", "small"),
+     Cell("gsm8k", "teacher-concise", teacher="big"),
      Cell("gsm8k", "cut-off", 6, "big", "small", exemplars=2), Cell("gsm8k", "teacher", teacher="big", exemplars=1)],
 )  # fmt: skip
 async def test_a_recording_is_not_asked_for_what_it_did_not_say(tmp_path: Path, cell: Cell) -> None:

@@ -222,6 +222,99 @@ async def test_failures_are_written_down_and_asked_again(tmp_path: Path) -> None
         assert (await run("sums", [task], CELLS[:1], out, asker)).missing == 0
 
 
+class Heard(Asker):
+    """Remembers what it was asked, and answers after `seconds`."""
+
+    def __init__(self, seconds: float = 0.0, known: Config | None = None) -> None:
+        super().__init__("http://127.0.0.1:1", "none", bound=lambda _: Money(100), config=known)
+        self.bodies: list[Mapping[str, Any]] = []
+        self.seconds, self.left = seconds, 0
+
+    async def ask(self, body: Mapping[str, Any]) -> Told:
+        self.bodies.append(body)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        return Told("The answer is 1.", cost=10)
+
+
+async def test_a_teacher_is_asked_to_be_concise_behind_what_it_is_asked_anyhow(tmp_path: Path) -> None:
+    """The words are those of concise guidance, and the beginning of the prompt stays as a cache has it."""
+    words = tmp_path / "brief.md"
+    words.write_text("Be brief.", "utf-8")
+    cells = [Cell("gsm8k", "teacher", teacher="big"), Cell("gsm8k", "teacher-concise", teacher="big")]
+    built_in = "Answer in as few words as possible"
+    replaced = Config.parse({"ledger": {"url": "sqlite://"}, "prompts": {"concise": str(words)}})
+    for number, (known, said) in enumerate(((None, built_in), (replaced, "Be brief."))):
+        asker = Heard(known=known)
+        await run("sums", [sums(tmp_path)], cells, tmp_path / f"run{number}", asker, Options(limit=1))
+        await asker.aclose()
+        plain, brief = asker.bodies
+        whole = plain["messages"][-1]["content"]
+        assert brief["messages"][-1]["content"].startswith(f"{whole}\n\n{said}")
+        assert built_in not in whole
+        assert {**brief, "messages": plain["messages"]} == plain, "nothing else is asked otherwise"
+        assert brief["gkt"] == {"strategy": "teacher", "teacher": "big"}
+        _, results = read(tmp_path / f"run{number}")
+        assert [each.prompt for each in results] == [plain["messages"], brief["messages"]]
+
+
+async def test_exemplars_of_the_student_are_not_the_teacher_s(tmp_path: Path) -> None:
+    asker = Heard()
+    await run("sums", [sums(tmp_path)], CELLS, tmp_path / "run", asker, Options(limit=1, student_shots=2))
+    await asker.aclose()
+    told = {body["gkt"]["strategy"]: body.get("chat_template_kwargs", {}) for body in asker.bodies}
+    assert told["teacher"] == {}
+    assert told["student"] == told["cut-off"]
+    (first, _), asked = told["student"]["exemplars"], asker.bodies[0]["messages"][-1]["content"]
+    assert first["question"].startswith("A baker fills 4 trays")
+    assert first["question"].endswith(asked.partition("\n\n")[2]), "the instruction is the question's own"
+    assert first["answer"].endswith("The answer is 18.")
+    assert "baker" not in asked
+    assert read(tmp_path / "run")[0].tasks["gsm8k"]["student_shots"] == 2
+
+
+async def test_exemplars_reach_a_real_gateway(tmp_path: Path) -> None:
+    """The client that asks it has no such argument of its own."""
+    async with in_process(config(tmp_path)) as asker:
+        ended = await run("sums", [sums(tmp_path)], CELLS[:3], tmp_path / "run", asker, Options(student_shots=1))
+    assert ended.missing == 0
+
+
+async def test_what_is_under_way_when_it_has_to_end_is_given_up(tmp_path: Path) -> None:
+    """It is not written down, counts as the most it can cost, and is asked by the next run."""
+    task, out = sums(tmp_path), tmp_path / "run"
+    cells = [Cell("gsm8k", "teacher", teacher="big", concurrency=4)]
+    began, slow = time.monotonic(), Heard(60.0)
+    ended = await run("sums", [task], cells, out, slow, Options(seconds=0.05, given_up=0.2))
+    await slow.aclose()
+    assert time.monotonic() - began < 20, "no answer was waited for"
+    assert (ended.missing, ended.why, slow.left) == (COUNT, "the time was over", 4)
+    assert read(out)[1] == []
+    purse = Purse(out, None)
+    assert purse.spent == Money(4 * 100)
+    purse.close()
+    quick = Heard()
+    assert (await run("sums", [task], cells, out, quick, Options())).missing == 0
+    await quick.aclose()
+
+
+async def test_what_another_run_was_answered_is_taken_where_there_is_a_place_for_it(tmp_path: Path) -> None:
+    task, first, second = sums(tmp_path), Heard(), Heard()
+    await run("sums", [task], CELLS[:1], tmp_path / "few", first, Options(limit=5))
+    _, known = read(tmp_path / "few")
+    ended = await run("sums", [task], CELLS[1:2], tmp_path / "other", second, Options(limit=3), taken=known)
+    assert (ended.missing, len(second.bodies)) == (0, 3), "another cell has no place for it"
+    for times in (1, 2):
+        ended = await run("sums", [task], CELLS[:1], tmp_path / "more", second, Options(limit=8), taken=known)
+        assert (ended.missing, len(second.bodies)) == (0, 3 + 8 - 5), times
+    assert [each for each in read(tmp_path / "more")[1] if each in known] == known
+    for asker in (first, second):
+        await asker.aclose()
+
+
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path

@@ -33,6 +33,10 @@ def test_the_paper_s_columns_and_the_dollars_say_what_the_summary_holds(summary:
     assert paper["ACC (95 %)"] == f"{held.accuracy:.1%} ({low * 100:.1f} to {high * 100:.1f})".replace("%", " %")
     assert (paper["tokens, teacher"], paper["tokens, student"]) == ("40.0", "120.0")
     assert paper["speed-up, same batch"] == "1.54×"
+    assert paper["Δ its text"].startswith("+")
+    assert paper["Δ its text"].count(" to ") == 1
+    assert cells(summary, 0, "cut-off 10, batch 8")["Δ its text"] == UNKNOWN, "that text alone was not run"
+    assert cells(summary, 0, "concise 40, batch 8")["Δ its text"] == "–"
     assert paper["speed-up, batch 1"] == "12.31×"
     dollars = cells(summary, 1, "cut-off 40, batch 8")
     assert dollars["$ / 1,000 answers"] == "$0.63"
@@ -48,6 +52,16 @@ def test_the_paper_s_batch_of_one_is_named_or_said_to_be_missing(summary: Summar
     other = summarise(run(without), list(results(without)))
     assert "the teacher one question at a time was not run" in parts(other)[0].sheets[0].note
     assert cells(other, 0, "cut-off 40, batch 8")["speed-up, batch 1"] == UNKNOWN
+
+
+def test_a_teacher_asked_to_be_concise_stands_beside_guidance() -> None:
+    arms = [cell("teacher"), cell("student"), cell("cut-off", 40), cell("teacher-concise")]
+    made = summarise(run(arms), list(results(arms)))
+    names = [row[0] for row in parts(made)[0].sheets[0].rows]
+    assert names == ["teacher", "teacher, asked to be concise", "student", "cut-off 40"]
+    brief = cells(made, 1, "teacher, asked to be concise")
+    assert (brief["baseline"], brief["cost share (95 %)"][:6]) == ("measured", "60.0 %")
+    assert brief["lift"] not in (UNKNOWN, "–"), "it is compared with random mixing as guidance is"
 
 
 def unpriced(each: Cell, item: int) -> Result:

@@ -12,7 +12,7 @@ import pytest
 from evals.results import Cell, Result
 from evals.summary import Group, Row, summarise, told
 from pricing import tradeoff
-from pricing.intervals import mcnemar, wilson
+from pricing.intervals import mcnemar, paired_difference, wilson
 from tests.evals.made_run import CELLS, cell, result, results, run, stage
 
 TEACHER, STUDENT = cell("teacher"), cell("student")
@@ -50,6 +50,18 @@ def test_what_is_kept_and_what_it_costs_is_over_the_same_questions() -> None:
     assert found.spent == 6 * 630_000, "what could not be scored was paid for too"
     assert found.per_correct == 6 * 630_000 / 4
     assert found.over_student == 4 / 5
+
+
+def test_what_the_student_adds_is_beside_the_same_words_alone() -> None:
+    text, other, hint = cell("cut-text", 40), cell("cut-text", 10), cell("hint", 40)
+    told = [*scored(GUIDED, "1110?1"), *scored(text, "0100"), *scored(other, "111111"), *scored(hint, "111111")]
+    made = group([GUIDED, text, other, hint], told)
+    found = row(made, GUIDED.name)
+    assert found.over_text == 3 / 4 - 1 / 4
+    assert found.over_text_interval == paired_difference([1, 1, 1, 0], [0, 1, 0, 0])
+    assert row(made, hint.name).over_text is None, "a hint is no beginning of its answer"
+    alone = row(group([GUIDED, other], [*scored(GUIDED, "1"), *scored(other, "1")]), GUIDED.name)
+    assert (alone.over_text, alone.over_text_interval) == (None, None)
 
 
 def test_random_mixing_recovered_gap_and_floors_agree_with_the_formulas() -> None:
@@ -127,6 +139,8 @@ def test_without_a_teacher_the_receipts_are_the_baseline_and_are_named() -> None
     assert made.comparison is not None
     assert made.comparison.cost_share == 630_000 / 2_000_000
     assert [made.comparison.retention, made.test, made.non_inferior, made.teacher_accuracy] == [None] * 4
+    brief = cell("teacher-concise")
+    assert row(group([brief], scored(brief, "11")), brief.name).baseline is None, "its receipt is of its own length"
     unknown = row(group([GUIDED], scored(GUIDED, "11", baseline=None)), GUIDED.name)
     assert [unknown.baseline, unknown.comparison] == [None] * 2
 
@@ -192,7 +206,7 @@ def test_json_holds_all_of_it() -> None:
     assert guided["test"].keys() == {"b", "c", "p"}
 
 
-@pytest.mark.parametrize("strategy", ["hint", "cascade", "cut-text"])
+@pytest.mark.parametrize("strategy", ["hint", "cascade", "cut-text", "teacher-concise"])
 def test_every_strategy_is_an_arm(strategy: str) -> None:
     each = cell(strategy, 40)
     made = row(

@@ -89,6 +89,14 @@ def test_exemplars_stand_before_the_question(tmp_path: Path) -> None:
         task.messages(task.items[0], 9)
 
 
+def test_pairs_are_asked_as_the_task_asks_and_no_more_than_there_are(tmp_path: Path) -> None:
+    task = load("gsm8k", file(tmp_path, [{"question": "How many?", "gold": 1}]))
+    assert len(task.pairs(99)) == len(task.exemplars) == 8
+    assert task.pairs(0) == []
+    asked = task.messages(task.items[0], 0)[0]["content"].removeprefix("How many?")
+    assert all(pair["question"].endswith(asked) for pair in task.pairs(8))
+
+
 def test_exemplars_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     own = tmp_path / "exemplars.jsonl"
     own.write_text(json.dumps({"question": "3 - 1?", "reasoning": "Three less one.", "answer": 2}), "utf-8")

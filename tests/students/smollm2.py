@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from students.llamacpp import default_gguf
 from students.spec import TransformersSpec
 from students.torch_model import TorchModel
+from students.wheels import smollm2
 
 
 def loaded() -> TorchModel:
@@ -21,4 +21,4 @@ def loaded() -> TorchModel:
 
 @cache
 def _loaded() -> TorchModel:
-    return TorchModel.load(TransformersSpec(model="smollm2", path=str(default_gguf())))
+    return TorchModel.load(TransformersSpec(model="smollm2", path=str(smollm2())))

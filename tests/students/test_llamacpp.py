@@ -24,8 +24,9 @@ import pytest
 from pricing.usage import Usage
 from students.engine import Ability, Delta, Event, Finish, Prompt, Sampling
 from students.errors import PromptTooLong, Refused, Unavailable
-from students.llamacpp import LlamaCpp, default_gguf
+from students.llamacpp import LlamaCpp
 from students.spec import LlamaCppSpec
+from students.wheels import smollm2
 
 pytestmark = [
     pytest.mark.anyio,
@@ -353,7 +354,7 @@ def test_the_child_shows_nothing_to_strangers() -> None:
 def child(first_line: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """`python -m students.llama_server`, as the module's documentation says, and what it said."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "students.llama_server", "--model", str(default_gguf()), "--context", "512"],
+        [sys.executable, "-m", "students.llama_server", "--model", str(smollm2()), "--context", "512"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
