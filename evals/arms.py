@@ -22,14 +22,17 @@ class Arm:
     """A cell with its results. Of two lines about one sample the later counts, but both were paid for.
 
     `answered` are the results whose request did not fail; `scores` are of the questions that have one. `spent` is in
-    nano-dollars, `seconds` the mean of an answer, `each` that over the cell's concurrency; None where unknown.
+    nano-dollars, and `bounded` of it are the most that failed requests can have cost, since nobody saw what they did.
+    `seconds` is the mean of an answer, `each` that over the cell's concurrency; None where unknown.
     """
 
     def __init__(self, cell: Cell, results: Sequence[Result]) -> None:
         self.cell = cell
         self.results = list({result.key: result for result in results}.values())
         self.answered = [result for result in self.results if result.error is None]
-        costs = [result.cost for result in results]
+        failed = [result.most for result in results if result.cost is None and result.error is not None]
+        self.bounded = sum(most for most in failed if most is not None)
+        costs = [*failed, *(result.cost for result in results if result.cost is not None or result.error is None)]
         self.spent = None if not costs or None in costs else sum(cost for cost in costs if cost is not None)
         items: dict[str, list[Result]] = {}
         for result in self.results:

@@ -1,7 +1,7 @@
 """Asking: one request to a gateway, and what its answer and its receipt say.
 
-The gateway is one that runs elsewhere, or one that is opened in this process; both are asked over HTTP by the official
-client, as an application would.
+The gateway is one that runs elsewhere, or one that is opened in this process, or the server is none but one of OpenAI's
+API; all are asked over HTTP by the official client, as an application would.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
+import httpx
 import orjson
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+from openai.types.chat import ChatCompletion
 
+from evals.quotes import Quotes
 from evals.results import Stage
 from gateway.api.wire import parse
 from gateway.chat import Caller
@@ -24,6 +27,7 @@ from gateway.cli.hosting import bound, hosted
 from gateway.config import Config
 from gateway.errors import GatewayError
 from pricing.money import Money
+from pricing.usage import Usage
 from students.spec import ReplaySpec
 
 Bound = Callable[[Mapping[str, Any]], Money | None]
@@ -41,13 +45,17 @@ UNPAID = GIVE_UP | WAIT
 EXTRA = ("gkt", "chat_template_kwargs")
 """Members of a request that the client's own methods do not know."""
 
+LONGEST_MESSAGE = 300
+"""Characters of an error's message that are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer with what its receipt says; or `error`, the code of a request that failed, and nothing else.
+    """An answer with what its receipt says; or `error`, the code of a request that failed, with the `message` it had.
 
     `cost`, `baseline`: nano-dollars, None where unknown. `final`: further requests would fail in the same way.
     `again`: seconds after which to come again, when the gateway had no room; None: it is no use, or it was not said.
+    `cut`: the answer ends because it reached its limit. `refused`: no model was asked, whatever the code.
     """
 
     text: str = ""
@@ -63,14 +71,29 @@ class Told:
     error: str | None = None
     final: bool = False
     again: float | None = None
+    message: str | None = None
+    cut: bool = False
+    refused: bool = False
+
+    @property
+    def unpaid(self) -> bool:
+        """True when it failed before any model was asked; what another failure cost is not known."""
+        return self.refused or self.error in UNPAID
+
+    @property
+    def trouble(self) -> str | None:
+        """What failed, in words: the code, and the message that came with it."""
+        return f"{self.error}: {self.message}" if self.error and self.message else self.error
 
 
 class Asker:
-    """Asks one gateway, once: a try that failed may have been paid, so whoever tries again should know (`UNPAID`).
+    """Asks one server, once: a try that failed may have been paid, so whoever tries again should know (`UNPAID`).
 
-    `bound` is None where it cannot be known what a request may cost, `config` where the gateway runs elsewhere.
-    `recorded` names upstreams that play recordings back, whose seconds are no model's: every time that holds them is
-    told as unknown. Close it with `aclose`.
+    `bound` is None where it cannot be known what a request may cost, `config` where it is not known what the gateway is
+    configured with. `recorded` names upstreams that play recordings back, whose seconds are no model's: every time that
+    holds them is told as unknown. `elsewhere` is the address of a server that was not opened for this. `plain`: a
+    server of OpenAI's API that is no such gateway; models are asked by the names that requests have for upstreams, and
+    `quotes` prices what it reports. Close it with `aclose`.
     """
 
     def __init__(
@@ -81,33 +104,39 @@ class Asker:
         bound: Bound | None = None,
         config: Config | None = None,
         timeout: float = 600.0,
+        plain: bool = False,
+        quotes: Quotes | None = None,
+        elsewhere: str | None = None,
     ) -> None:
-        self.bound = bound
-        self.config = config
+        self.bound = bound if bound is not None or quotes is None else quotes.most
+        self.config, self.plain, self.elsewhere = config, plain, elsewhere
+        self.quotes = quotes
         replays = config.upstreams.items() if config is not None else ()
         self.recorded = frozenset(name for name, spec in replays if isinstance(spec, ReplaySpec))
-        self._client = AsyncOpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=key, max_retries=0, timeout=timeout)
+        self._client = AsyncOpenAI(base_url=f"{root(url)}/v1", api_key=key, max_retries=0, timeout=timeout)
 
     async def ask(self, body: Mapping[str, Any]) -> Told:
         """The answer to `body`, a chat completion's. A failure is told, not raised."""
         began = time.perf_counter()
-        known = {name: value for name, value in body.items() if name not in EXTRA}
-        extra = {"gkt": {}, **{name: body[name] for name in EXTRA if name in body}}
+        known, extra = self._parts(body)
         try:
-            answer = await self._client.chat.completions.create(**known, extra_body=extra)
+            answer = await self._client.chat.completions.create(**known, extra_body=extra or None)
         except APIStatusError as error:
-            code = error.code or f"http_{error.status_code}"
-            again = _seconds(error.response.headers.get("retry-after")) if code in WAIT else None
-            return Told(error=code, final=code in GIVE_UP or error.status_code in (401, 403), again=again)
+            return self._failed(error)
         except APIConnectionError as error:
-            return Told(error=type(error).__name__)
-        except ValueError:
-            return Told(error="unreadable")
+            # Of a server that nobody reached, no model was asked.
+            reason, refused = error.__cause__, isinstance(error.__cause__, httpx.ConnectError)
+            return Told(error=type(error).__name__, message=str(reason or error)[:LONGEST_MESSAGE], refused=refused)
+        except ValueError as error:
+            return Told(error="unreadable", message=str(error)[:LONGEST_MESSAGE])
         text = (answer.choices[0].message.content or "") if answer.choices else ""
+        cut = bool(answer.choices) and answer.choices[0].finish_reason == "length"
         receipt: Mapping[str, Any] = (answer.model_extra or {}).get("gkt") or {}
         guidance = receipt.get("guidance") or {}
         baseline = receipt.get("baseline") or {}
         usage = answer.usage
+        if not receipt:
+            return self._counted(body, answer, text, cut, time.perf_counter() - began)
         stages = receipt.get("stages", ())
         timed = not any(each["upstream"] in self.recorded for each in stages)
         return Told(
@@ -121,11 +150,69 @@ class Asker:
             seconds=receipt.get("total_s") or time.perf_counter() - began if timed else None,
             first_token=receipt.get("first_token_s") if timed else None,
             why=receipt.get("why"),
+            cut=cut,
         )
+
+    def _parts(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the client's own method knows of a request, and what it does not."""
+        known = {name: value for name, value in body.items() if name not in EXTRA}
+        extra = {name: body[name] for name in EXTRA if body.get(name)}
+        if self.plain:
+            overrides = extra.pop("gkt", {})
+            known["model"] = overrides.get("teacher") or overrides.get("student") or known["model"]
+            if "openai" not in (self._client.base_url.host or ""):  # most others know the older name alone
+                known["max_tokens"] = known.pop("max_completion_tokens")
+        return known, extra
+
+    def _failed(self, error: APIStatusError) -> Told:
+        limited = "rate_limit_exceeded" if error.status_code == 429 else f"http_{error.status_code}"
+        code = error.code if isinstance(error.code, str) and error.code else limited
+        told = error.body.get("message") if isinstance(error.body, Mapping) else None
+        return Told(
+            error=code,
+            message=str(told or error.message)[:LONGEST_MESSAGE],
+            final=code in GIVE_UP or error.status_code in (401, 403),
+            again=_seconds(error.response.headers.get("retry-after")) if code in WAIT else None,
+            # A gateway's 400 may be its second model's, after the first was paid.
+            refused=error.status_code in (401, 403) or (self.plain and error.status_code < 500),
+        )
+
+    def _counted(self, body: Mapping[str, Any], answer: ChatCompletion, text: str, cut: bool, seconds: float) -> Told:
+        """An answer without a receipt: one call, priced by what it says that it read and wrote."""
+        usage, overrides = answer.usage, body.get("gkt") or {}
+        read, wrote = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        details = usage.prompt_tokens_details if usage else None
+        names = (answer.model, self._parts(body)[0]["model"])
+        cost = None
+        if self.quotes is not None:
+            cost = self.quotes.paid(names, Usage(read, wrote, details.cached_tokens if details else None))
+        seat: Literal["teacher", "student"] = "student" if overrides.get("strategy") == "student" else "teacher"
+        stage = Stage("answer", seat, answer.model or names[1], read, wrote, cost, None, seconds)
+        return Told(text, "", (stage,), read, wrote, cost, seconds=seconds, cut=cut)
 
     async def aclose(self) -> None:
         """Close its connections."""
         await self._client.close()
+
+
+def root(url: str) -> str:
+    """The address without what every request adds to it."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+async def is_plain(url: str, key: str) -> bool:
+    """True when the server answers as one that is no gateway of this kind: its models are nobody's, or not listed.
+
+    False too when it cannot be told: requests will then say what is wrong.
+    """
+    async with AsyncOpenAI(base_url=f"{root(url)}/v1", api_key=key, max_retries=0, timeout=10.0) as client:
+        try:
+            models = (await client.models.list()).data
+        except APIStatusError as error:
+            return error.status_code in (404, 405)
+        except (APIConnectionError, ValueError):
+            return False
+    return bool(models) and all(getattr(model, "owned_by", None) != "gkt" for model in models)
 
 
 @asynccontextmanager

@@ -33,6 +33,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A workload: workloa
 
 DEFAULTS = ("rho=0.98", "rho=0.95")
 CONFIDENCE = 0.6
+HELP_EXEMPLARS = "JSON lines of exemplars instead of our own, of one task or of all; repeat it."
 HELP_CONFIDENCE = "One-sided confidence of the retention's lower bound in the calibration half; 0.5: on average."
 
 
@@ -86,7 +87,9 @@ def replay(
 @evals.command("run")
 def run(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where results go; a run that is there goes on.")],
-    task: Annotated[list[str], typer.Option(metavar="NAME=FILE", help="gsm8k, csqa, math, choices or own; repeat it.")],
+    task: Annotated[
+        list[str], typer.Option(metavar="NAME=FILE", help="gsm8k, csqa, math, choices, code or own; repeat it.")
+    ],
     strategy: Annotated[
         list[str],
         typer.Option(help="teacher, teacher-concise, student, cut-off, concise, hint, cascade or cut-text; repeat."),
@@ -99,10 +102,12 @@ def run(
         int,
         typer.Option(min=0, help="Exemplars that a base student alone reads (base: true), where the task has them."),
     ] = 0,
-    exemplars: Annotated[Path | None, typer.Option(help="JSON lines of exemplars instead of our own.")] = None,
+    exemplars: Annotated[list[str] | None, typer.Option(metavar="[NAME=]FILE", help=HELP_EXEMPLARS)] = None,
     model: Annotated[str, typer.Option(help="The route that is asked, with overrides.")] = "gkt",
     cascade: Annotated[str | None, typer.Option(metavar="MODEL", help="The route of strategy cascade.")] = None,
     judge: Annotated[str | None, typer.Option(metavar="MODEL", help="The model that judges open answers.")] = None,
+    judge_tokens: Annotated[int, typer.Option(min=1, help="What it may write; it may think before its word.")] = 1024,
+    run_code: Annotated[bool, typer.Option("--run-code", help="Run programs that models wrote, in a sandbox.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task, drawn by the seed.")] = None,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Answers to each question.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 400,
@@ -110,9 +115,11 @@ def run(
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions under way at once.")] = 8,
     budget: Annotated[float | None, typer.Option(metavar="USD", help="The most that the run may cost.")] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="After so long no question is begun.")] = None,
-    url: Annotated[str | None, typer.Option(help="A gateway that runs; else one is opened in this process.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A gateway or another server; else a gateway is opened in this process.")
+    ] = None,
     key_env: Annotated[str, typer.Option(help="The environment variable with its key.")] = "GKT_API_KEY",
-    config: Annotated[Path | None, typer.Option(help="The configuration of the one in this process.")] = None,
+    config: Annotated[Path | None, typer.Option(help="What it is configured with; for other servers, prices.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
 ) -> None:
     """Ask a grid of strategies the questions of tasks, score the answers, and write down what each cost and took.
@@ -136,6 +143,8 @@ def run(
         model=model,
         routes={} if cascade is None else {"cascade": cascade},
         judge=judge,
+        judge_tokens=judge_tokens,
+        run_code=run_code,
     )
     grid = run_command.Grid(strategy, tokens or [], teacher or [], student or [], shots or [0], concurrency)
 
@@ -146,7 +155,7 @@ def run(
         return typer.confirm("Go on?", err=True)
 
     async def all_() -> Ended | None:
-        made = run_command.loaded(task, exemplars)
+        made = run_command.loaded(task, exemplars or [])
         cells = grid.cells([each.name for each in made])
         async with run_command.asking(url, key_env, config) as asker:
             return await run_command.execute(made, cells, folder, options, asker=asker, out=out, agreed=agreed)
@@ -158,9 +167,7 @@ def run(
     if ended is None:
         raise Trouble("nothing was asked")
     if ended.missing:
-        raise Trouble(
-            f"{ended.missing} answers are missing: {ended.why or 'requests failed'}; the same command goes on"
-        )
+        raise Trouble(f"{ended.missing} answers are missing: {ended.why or 'not judged'}; the same command goes on")
     typer.echo(f"{folder}: all answers are there; gkt eval report {folder}")
 
 
@@ -295,7 +302,7 @@ def paper(
     sheets.show(told, show.console())
     typer.echo(str(file))
     if ended.missing:
-        missing = f"{ended.missing:,} answers are missing: {ended.why or 'requests failed'}; the same command goes on"
+        missing = f"{ended.missing:,} answers are missing: {ended.why or 'not judged'}; the same command goes on"
         if plan.seconds is None:
             raise Trouble(missing)
         typer.echo(missing, err=True)

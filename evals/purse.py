@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from evals.asking import UNPAID, Told
+from evals.asking import Told
 from gateway.errors import ConfigError
 from pricing.money import Money
 
@@ -103,6 +103,12 @@ class Purse:
         self._file.flush()
 
 
+def spent(folder: Path) -> Money | None:
+    """What the requests of earlier runs into the folder cost, at most; None: unknown. ConfigError."""
+    _, nano = _read(folder / SPENT)
+    return None if nano is None else Money(nano)
+
+
 def mended(path: Path) -> Path:
     """The file without a torn last line, so that what is appended begins a line of its own."""
     if path.exists():
@@ -133,5 +139,5 @@ def _read(path: Path) -> tuple[int, int | None]:
 def _paid(told: Told) -> int | None:
     """What an answer cost; None: unknown, as after most failures."""
     if told.error is not None:
-        return 0 if told.error in UNPAID else None
+        return 0 if told.unpaid else None
     return told.cost

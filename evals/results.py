@@ -57,7 +57,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float | None
 
 
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One answer of one cell to one question of its task.
 
     `item` is the question's id in the task, `sample` counts repeated draws. `prompt` is the conversation as it was
@@ -65,7 +65,9 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `found` is the final answer that was read from `answer`, None where there was none. `score` is 0 to 1; None: it
     could not be scored, and `unscored` says why (a failed call, an unreadable judge). `cost` and `baseline` are
     nano-dollars, None where a price is unknown; `baseline` is what the gateway says the teacher alone would have cost.
-    `seconds` is the whole request's, `first_token` until its first word. `error` is the code of a failed request.
+    `seconds` is the whole request's, `first_token` until its first word. `error` is the code of a failed request,
+    `most` the most that it can have cost, where `cost` is not known. `unjudged`: it was not scored yet, and can be
+    without being asked again.
     """
 
     cell: str
@@ -87,6 +89,8 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_token: float | None
     why: str | None
     error: str | None
+    most: int | None = None
+    unjudged: bool = False
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -99,6 +103,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `tasks` says of each task's name its file's SHA-256, its scorer and its number of questions; `prices` of each model
     dollars per million tokens in and out, as texts; `notes` are for the reader: dates, machine, what was replayed.
+    `settings` are what else decides answers (`evals.folder`); empty where an earlier version did not write them down.
     """
 
     name: str
@@ -109,11 +114,13 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tasks: dict[str, dict[str, Any]]
     prices: dict[str, dict[str, str]]
     notes: list[str]
+    settings: dict[str, Any] = {}
 
 
 def read(folder: Path) -> tuple[Run, list[Result]]:
     """A run and its results, in the order of the file. A torn last line, of a run that was killed, is left out.
 
+    So are answers that were written before they were judged, where they were judged later: they were paid once.
     ConfigError: there is no run, or a line is not in the format.
     """
     try:
@@ -122,7 +129,9 @@ def read(folder: Path) -> tuple[Run, list[Result]]:
         raise ConfigError(f"{folder}: {error.strerror}; a run is a directory with a {RUN}") from error
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{folder / RUN}: {error}") from error
-    return run, list(_results(folder / RESULTS))
+    results = list(_results(folder / RESULTS))
+    last = {result.key: place for place, result in enumerate(results)}
+    return run, [each for place, each in enumerate(results) if not each.unjudged or last[each.key] == place]
 
 
 def by_cell(results: Iterable[Result]) -> Mapping[str, list[Result]]:

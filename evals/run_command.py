@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evals import tasks
-from evals.asking import Asker, in_process
+from evals.asking import Asker, in_process, is_plain, root
 from evals.prices import listed
+from evals.quotes import Quotes
 from evals.requests import ALONE
 from evals.results import Cell, Strategy
 from evals.runner import Ended, Options, most, run
@@ -57,9 +58,12 @@ class Grid:
         return list(found.values())
 
 
-def loaded(wanted: Sequence[str], exemplars: Path | None) -> list[Task]:
-    """Tasks of texts like `gsm8k=FILE` or `gsm8k=hub:DATASET[@CONFIG]:SPLIT`. ConfigError."""
-    made = []
+def loaded(wanted: Sequence[str], exemplars: Sequence[str]) -> list[Task]:
+    """Tasks of texts like `gsm8k=FILE` or `gsm8k=hub:DATASET[@CONFIG]:SPLIT`; `exemplars` as `tasks.files_of` has it.
+
+    ConfigError.
+    """
+    made, shown = [], tasks.files_of(exemplars, [text.partition("=")[0] for text in wanted])
     for text in wanted:
         name, _, where = text.partition("=")
         if not where:
@@ -67,9 +71,9 @@ def loaded(wanted: Sequence[str], exemplars: Path | None) -> list[Task]:
         if where.startswith("hub:"):
             dataset, _, split = where.removeprefix("hub:").rpartition(":")
             dataset, _, config = dataset.partition("@")
-            made.append(tasks.from_hub(name, dataset, config or None, split))
+            made.append(tasks.from_hub(name, dataset, config or None, split, shown.get(name)))
         else:
-            made.append(tasks.load(name, Path(where), exemplars))
+            made.append(tasks.load(name, Path(where), shown.get(name)))
     if len({task.name for task in made}) < len(made):
         raise ConfigError("a task is named twice")
     return made
@@ -77,12 +81,19 @@ def loaded(wanted: Sequence[str], exemplars: Path | None) -> list[Task]:
 
 @asynccontextmanager
 async def asking(url: str | None, key_env: str, config: Path | None) -> AsyncGenerator[Asker, None]:
-    """The gateway at `url`, asked with the key in that variable; None: one of that configuration, in this process."""
+    """The server at `url`, asked with the key in that variable; None: a gateway of `config`, in this process.
+
+    Of a gateway at `url`, `config` says what it is configured with, and of any other server what its models charge.
+    ConfigError.
+    """
     if url is None:
         async with in_process(Config.load(config)) as asker:
             yield asker
         return
-    asker = Asker(url, os.environ.get(key_env, "none"))
+    key = os.environ.get(key_env, "none")
+    plain, told = await is_plain(url, key), None if config is None else Config.load(config)
+    quotes = Quotes(told, plain=plain) if plain or told is not None else None
+    asker = Asker(url, key, config=None if plain else told, plain=plain, quotes=quotes, elsewhere=root(url))
     try:
         yield asker
     finally:
@@ -101,9 +112,12 @@ async def execute(
 ) -> Ended | None:
     """Say what it can cost at most, ask whether to go on, and run with a bar; None: not agreed to. ConfigError."""
     _check_recorded(cells, asker)
+    _check_plain(cells, asker)
+    named = list(dict.fromkeys(name for cell in cells for name in (cell.teacher, cell.student) if name is not None))
     if asker.config is not None:
-        named = [name for cell in cells for name in (cell.teacher, cell.student) if name is not None]
-        options = replace(options, prices=listed(asker.config, dict.fromkeys(named)), notes=_notes(named, asker))
+        options = replace(options, prices=listed(asker.config, named), notes=_notes(named, asker))
+    elif asker.quotes is not None:
+        options = replace(options, prices=asker.quotes.listed(named))
     bound = most(made, cells, asker, options)
     if not agreed(bound):
         return None
@@ -127,6 +141,16 @@ def _check_recorded(cells: Sequence[Cell], asker: Asker) -> None:
             raise ConfigError(
                 f"cell {cell.name}: {cell.teacher!r} plays back recorded answers, which were given to another prompt; "
                 "leave out concise, hint, teacher-concise and --shots"
+            )
+
+
+def _check_plain(cells: Sequence[Cell], asker: Asker) -> None:
+    """ConfigError: a server that is no gateway would be asked for what only a gateway does."""
+    for cell in cells:
+        if asker.plain and (cell.strategy in GUIDED or cell.strategy == "cascade"):
+            raise ConfigError(
+                f"cell {cell.name}: {asker.elsewhere} is not a gateway of this kind, and has no strategy "
+                f"{cell.strategy!r}; models alone can be asked there, as teacher and student"
             )
 
 

@@ -3,37 +3,39 @@
 A cell is asked after the other, each with its own number of requests at once, so that their times can be compared; all
 cells ask the same questions in the same order. Every answer is on disk before the next question of its place begins,
 so a run that was killed goes on where it was: what was under way at that moment, and nothing else, is asked anew, and
-counts twice in the budget (`evals.purse`).
+counts twice in the budget (`evals.purse`). An answer that a judge or a program's tests will score is on disk before
+that, too, and is scored later if it was not then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+from msgspec import structs
 
 from evals.asking import Asker, Told
+from evals.folder import begun, described, locked
 from evals.purse import Empty, Purse, mended
-from evals.requests import Requests, judging
-from evals.results import RESULTS, RUN, Cell, Result, Run, read
-from evals.scorers import Judge, Scored, judge_prompt, score
+from evals.requests import JUDGE_TOKENS, Requests, ended, judging, twin
+from evals.results import RESULTS, Cell, Result, Run, read
+from evals.scorers import LATER, NOT_RUN, Judge, judge_prompt, score
 from evals.tasks import Item, Task
 from gateway.errors import ConfigError
+from gateway.sandbox import Sandbox
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import GUIDANCE_BYTES
 from pricing.money import Money
 
-LOCK = "run.lock"
 MAX_TOKENS = 400
 TRIES = 8
 """How often one question is asked while the gateway says that it has no room."""
@@ -55,7 +57,8 @@ class Options:
     `student_shots`: exemplars that students read before the chat, and the teacher does not, as the variable `exemplars`
     of their chat templates; as many as a task has. For base models, which go on from nothing else.
     `routes`: the model to ask for a strategy, instead of `model`; a cascade is a route with a policy. `judge`: the
-    model of the same gateway that scores open answers; the budget pays for it too.
+    model of the same gateway that scores open answers, in up to `judge_tokens`; the budget pays for it too.
+    `run_code`: programs that models wrote may be run, in a sandbox.
     """
 
     seed: int = 0
@@ -71,11 +74,16 @@ class Options:
     notes: Sequence[str] = ()
     prices: Mapping[str, Mapping[str, str]] | None = None
     judge: str | None = None
+    judge_tokens: int = JUDGE_TOKENS
+    run_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: `run` and its `missing` answers, with the reason in `why` when it stopped before its end."""
+    """How a run ended: `run`, its `missing` answers, those not judged among them, and `why` it lacks them.
+
+    That is why it stopped before its end, or what the last request that failed said.
+    """
 
     run: Run
     missing: int
@@ -110,17 +118,18 @@ async def run(
     _check(cells, drawn, options)
     if options.budget is not None and asker.bound is None:
         raise ConfigError(
-            "a budget needs prices, and those of a gateway elsewhere are not known: give its key a budget instead "
-            "(gkt keys create --budget), which ends the run just so"
+            "a budget needs prices, and those of a gateway elsewhere are not known: say by --config what it is "
+            "configured with, or give its key a budget (gkt keys create --budget), which ends the run just so"
         )
-    with _locked(folder):
-        made = _begun(folder, _described(name, drawn, cells, options))
+    with locked(folder):
+        made = begun(folder, described(name, drawn, cells, options, asker))
         _, before = read(folder)
         with mended(folder / RESULTS).open("ab") as file, closing(Purse(folder, options.budget)) as purse:
             runner = _Runner(drawn, cells, asker, options, progress, file, purse, before)
             runner.take(taken)
             why = await runner.all()
-        return Ended(made, runner.missing(), why)
+        missing = runner.missing()
+        return Ended(made, missing, why or (runner.trouble if missing else None))
 
 
 def most(tasks: Sequence[Task], cells: Sequence[Cell], asker: Asker, options: Options) -> Money | None:
@@ -129,10 +138,11 @@ def most(tasks: Sequence[Task], cells: Sequence[Cell], asker: Asker, options: Op
         return None
     total, requests = 0, _requests(options, asker)
     for cell, task, item in _questions(cells, {task.name: task.drawn(options.limit, options.seed) for task in tasks}):
-        bodies = [] if _twin(cell, cells) is not None else [requests.body(cell, task, item, 0)]
+        bodies = [] if twin(cell, cells) is not None else [requests.body(cell, task, item, 0)]
         if item.scorer == "judge" and options.judge is not None:
             longest = "x" * GUIDANCE_BYTES * options.max_tokens
-            bodies.append(judging(judge_prompt(item.question, longest, item.reference or ""), options.judge))
+            asked = judge_prompt(item.question, longest, item.reference or "")
+            bodies.append(judging(asked, options.judge, options.judge_tokens, asker))
         for body in bodies:
             bound = asker.bound(body)
             if bound is None:
@@ -157,9 +167,13 @@ class _Runner:
         self._progress, self._file, self._purse = progress, file, purse
         self._done = {result.key: result for result in before if result.error is None}
         self._requests = _requests(options, asker)
+        self._counts = Counter(key[0] for key in self._done)
         self._failures = 0
         self._last: float | None = None
         self._judge: Judge | None = None if options.judge is None else self._judged
+        self._sandbox = Sandbox() if options.run_code else None
+        self.trouble: str | None = None
+        """What the last request that failed said."""
 
     def take(self, results: Iterable[Result]) -> None:
         """Write down those that the grid has a place for and no answer to."""
@@ -170,9 +184,9 @@ class _Runner:
                 self._keep(result)
 
     def missing(self) -> int:
-        """Answers that the grid has and the folder does not."""
+        """Answers that the grid has and the folder does not, and those that the same command would go on to judge."""
         all_ = len(list(_questions(self._cells, self._tasks))) * self._options.samples
-        return all_ - len(self._done)
+        return all_ - sum(not each.unjudged or each.unscored == NOT_RUN for each in self._done.values())
 
     async def all(self) -> str | None:
         """Ask all that is missing; None, or why it stopped."""
@@ -180,7 +194,7 @@ class _Runner:
         if self._options.given_up is not None:
             self._last = asyncio.get_running_loop().time() + self._options.given_up
         late = False
-        asked = [cell for cell in self._cells if _twin(cell, self._cells) is None]
+        asked = [cell for cell in self._cells if twin(cell, self._cells) is None]
         for place, cell in enumerate(asked):
             until = None
             if ends is not None:
@@ -190,18 +204,18 @@ class _Runner:
             except _Stop as stop:
                 return str(stop)
         for cell in self._cells:
-            twin = _twin(cell, self._cells)
-            if twin is not None:
-                await self._copied(cell, twin)
+            guided = twin(cell, self._cells)
+            if guided is not None:
+                await self._copied(cell, guided)
         return "the time was over" if late else None
 
     async def _cell(self, cell: Cell, until: float | None) -> bool:
         """Ask what is missing of one cell; True when the time was over before that was all."""
         task = self._tasks[cell.task]
         order = [(item, sample) for item in task.items for sample in range(self._options.samples)]
-        left = iter([each for each in order if (cell.name, each[0].id, each[1]) not in self._done])
+        left = iter([each for each in order if self._lacks(cell, *each)])
         late = False
-        self._progress(cell.name, self._count(cell), len(order))
+        self._progress(cell.name, self._counts[cell.name], len(order))
 
         async def place() -> None:
             nonlocal late
@@ -215,7 +229,7 @@ class _Runner:
                 except TimeoutError:
                     late = True
                     return
-                self._progress(cell.name, self._count(cell), len(order))
+                self._progress(cell.name, self._counts[cell.name], len(order))
 
         places = [asyncio.create_task(place()) for _ in range(cell.concurrency)]
         try:
@@ -225,44 +239,57 @@ class _Runner:
         return late
 
     async def _one(self, cell: Cell, task: Task, item: Item, sample: int) -> None:
+        kept = self._done.get((cell.name, item.id, sample))
+        if kept is not None:
+            await self._mark(item, kept)
+            return
         body = self._requests.body(cell, task, item, sample)
         try:
             told = await self._asked(body)
         except Empty as error:
             raise _Stop(str(error)) from None
-        await self._write(cell, item, sample, body["messages"], told)
+        await self._write(cell, item, sample, body["messages"], ended(told, body.get("stop", ())), self._most(body))
         self._failures = 0 if told.error is None else self._failures + 1
         if told.final:
-            raise _Stop(f"the gateway refuses: {told.error}")
+            raise _Stop(f"the gateway refuses: {told.trouble}")
         if self._failures >= FAILURES:
-            raise _Stop(f"{FAILURES} requests failed one after the other, the last by {told.error}")
+            raise _Stop(f"{FAILURES} requests failed one after the other, the last by {told.trouble}")
 
     async def _asked(self, body: Mapping[str, Any]) -> Told:
         """The answer, once the gateway has room. Raises `Empty` when the purse has not, and then nothing was asked."""
-        most = None if self._asker.bound is None else self._asker.bound(body)
+        most = self._most(body)
         told = await self._purse.pay(most, lambda: self._asker.ask(body))
         for tries in range(1, TRIES):
             if told.again is None:
                 break
             await asyncio.sleep(min(LONGEST_WAIT, max(told.again, 0.1 * 2**tries)))
             told = await self._purse.pay(most, lambda: self._asker.ask(body))
+        self.trouble = told.trouble or self.trouble
         return told
+
+    def _most(self, body: Mapping[str, Any]) -> Money | None:
+        return None if self._asker.bound is None else self._asker.bound(body)
 
     async def _judged(self, prompt: str) -> Told:
         """The judge's verdict; where the budget does not hold it, the answer stays unscored."""
         try:
-            return await self._asked(judging(prompt, self._options.judge or ""))
+            return await self._asked(
+                judging(prompt, self._options.judge or "", self._options.judge_tokens, self._asker)
+            )
         except Empty as error:
             return Told(error=str(error))
 
     async def _write(
-        self, cell: Cell, item: Item, sample: int, messages: Sequence[Mapping[str, Any]], told: Told
+        self,
+        cell: Cell,
+        item: Item,
+        sample: int,
+        messages: Sequence[Mapping[str, Any]],
+        told: Told,
+        most: Money | None = None,
     ) -> None:
-        if told.error is not None:
-            scored = Scored(None, None, f"the request failed: {told.error}")
-        else:
-            scored = await score(item.scorer, item.question, told.text, item.reference, self._judge)
-        stages = [*told.stages, *scored.stages]
+        """Write an answer down, and score it; or a failure, with the most that it can have cost."""
+        lost = told.error is not None and not told.unpaid and most is not None
         result = Result(
             cell=cell.name,
             item=item.id,
@@ -271,35 +298,65 @@ class _Runner:
             reference=item.reference,
             answer=told.text,
             guidance=told.guidance,
-            found=scored.found,
-            score=scored.score,
-            unscored=scored.unscored,
-            stages=stages,
+            found=None,
+            score=None,
+            unscored="not judged yet" if told.error is None else f"the request failed: {told.trouble}",
+            stages=list(told.stages),
             input_tokens=told.input_tokens,
             output_tokens=told.output_tokens,
-            cost=told.cost,
+            cost=0 if told.unpaid else told.cost,
             baseline=told.baseline,
             seconds=told.seconds,
             first_token=told.first_token,
             why=told.why,
             error=told.error,
+            most=most.nano if lost and most is not None else None,
+            unjudged=told.error is None,
         )
-        self._keep(result)
+        if told.error is not None or item.scorer in LATER:
+            self._keep(result)
+        if told.error is None:
+            await self._mark(item, result)
+
+    async def _mark(self, item: Item, result: Result) -> None:
+        """Score an answer that has no score yet."""
+        scored = await score(item.scorer, item.question, result.answer, item.reference, self._judge, self._sandbox)
+        marked = structs.replace(
+            result,
+            found=scored.found,
+            score=scored.score,
+            unscored=scored.unscored,
+            stages=[*result.stages, *scored.stages],
+            unjudged=scored.later,
+        )
+        if marked != result:
+            self._keep(marked)
 
     def _keep(self, result: Result) -> None:
         self._file.write(msgspec.json.encode(result) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         if result.error is None:
+            self._counts[result.cell] += result.key not in self._done
             self._done[result.key] = result
 
-    async def _copied(self, cell: Cell, twin: Cell) -> None:
+    def _lacks(self, cell: Cell, item: Item, sample: int) -> bool:
+        kept = self._done.get((cell.name, item.id, sample))
+        return kept is None or kept.unjudged
+
+    async def _copied(self, cell: Cell, guided: Cell) -> None:
         """The teacher's first words alone, as another cell's answers begin: asked once, shown with their own cost."""
         task = self._tasks[cell.task]
+        count = len(task.items) * self._options.samples
         for item in task.items:
             for sample in range(self._options.samples):
-                whole = self._done.get((twin.name, item.id, sample))
-                if whole is None or (cell.name, item.id, sample) in self._done:
+                self._progress(cell.name, self._counts[cell.name], count)
+                whole = self._done.get((guided.name, item.id, sample))
+                if whole is None or not self._lacks(cell, item, sample):
+                    continue
+                kept = self._done.get((cell.name, item.id, sample))
+                if kept is not None:
+                    await self._mark(item, kept)
                     continue
                 stages = [stage for stage in whole.stages if stage.seat == "teacher" and stage.stage == "guidance"]
                 cost = [stage.cost for stage in stages]
@@ -311,12 +368,10 @@ class _Runner:
                     cost=None if not cost or cost[0] is None else cost[0],
                     baseline=whole.baseline,
                     seconds=stages[0].seconds if stages else None,
-                    why=f"the guidance of {twin.name}",
+                    why=f"the guidance of {guided.name}",
                 )
                 await self._write(cell, item, sample, whole.prompt, told)
-
-    def _count(self, cell: Cell) -> int:
-        return sum(key[0] == cell.name for key in self._done)
+        self._progress(cell.name, self._counts[cell.name], count)
 
 
 def _questions(cells: Sequence[Cell], tasks: Mapping[str, Task]) -> Iterator[tuple[Cell, Task, Item]]:
@@ -330,15 +385,6 @@ def _requests(options: Options, asker: Asker) -> Requests:
     brief = Prompts(None if asker.config is None else asker.config.prompts)["concise"].text
     routes = options.routes or {}
     return Requests(options.seed, options.max_tokens, options.model, routes, options.student_shots, brief)
-
-
-def _twin(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
-    """The cell that gets the first words which this one is about."""
-    if cell.strategy != "cut-text":
-        return None
-    same = (cell.task, cell.guidance_tokens, cell.teacher, cell.exemplars)
-    guided = (each for each in cells if each.strategy == "cut-off")
-    return next((e for e in guided if (e.task, e.guidance_tokens, e.teacher, e.exemplars) == same), None)
 
 
 def _check(cells: Sequence[Cell], tasks: Mapping[str, Task], options: Options) -> None:
@@ -355,50 +401,3 @@ def _check(cells: Sequence[Cell], tasks: Mapping[str, Task], options: Options) -
             task.messages(task.items[0], cell.exemplars)
         except ValueError as error:
             raise ConfigError(f"cell {cell.name}: {error}") from error
-
-
-def _described(name: str, tasks: Mapping[str, Task], cells: Sequence[Cell], options: Options) -> Run:
-    told = {
-        task.name: {
-            "sha256": task.sha256,
-            "scorer": task.scorers,
-            "questions": len(task.items),
-            "max_tokens": options.max_tokens,
-            "samples": options.samples,
-            "asked": sha256(" ".join(sorted(item.id for item in task.items)).encode()).hexdigest(),
-            "models": {"": options.model, **(options.routes or {})},
-            "judge": options.judge,
-            # Only where there are some, so that a run of an earlier version goes on.
-            **({"student_shots": len(task.pairs(options.student_shots))} if options.student_shots else {}),
-        }
-        for task in tasks.values()
-    }
-    prices = {model: dict(price) for model, price in (options.prices or {}).items()}
-    return Run(name, time.time(), options.seed, version("gkt-gateway"), list(cells), told, prices, list(options.notes))
-
-
-def _begun(folder: Path, wanted: Run) -> Run:
-    """The run of the folder: the one that was begun there, if it is the same, else this one, from now on."""
-    if not (folder / RUN).exists():
-        if (folder / RESULTS).exists():
-            raise ConfigError(f"{folder} has results and no {RUN}")
-        part = folder / f"{RUN}.part"
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(wanted)))
-        part.replace(folder / RUN)
-        return wanted
-    begun, _ = read(folder)
-    for field in ("seed", "cells", "tasks", "prices"):
-        if getattr(begun, field) != getattr(wanted, field):
-            raise ConfigError(f"{folder} has a run with other {field}; take another folder, or ask for the same again")
-    return begun
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another process runs in {folder}") from None
-        yield

@@ -241,13 +241,18 @@ def _evidence(group: Group, number: int) -> Sheet:
                 *((f"{test.c}", f"{test.b}", f"{test.p:.2g}") if test else (absent, absent, absent)),
                 within(points(claim.difference), claim.interval, points) if claim else absent,
                 ("yes" if claim.holds else "not shown") if claim else absent,
-                money(row.spent),
+                f"≤ {money(row.spent)}" if row.bounded and row.spent is not None else money(row.spent),
             ]
         )
     note = (
         "lost: the teacher alone was right; won: this arm alone was. Unscored answers are in no accuracy, and their "
         "cost is in what was spent. Not worse: the whole 95 % interval of the difference is above -1 point."
     )
+    if any(row.bounded for row in group.rows):
+        note += (
+            " ≤: requests failed after a model may have been asked; they are counted at the most that they can have "
+            "cost, also in the dollars of an answer."
+        )
     return Sheet(f"evidence-{number}", "Evidence", heads, rows, note)
 
 

@@ -62,9 +62,10 @@ class Row:
     `asked` counts answers, `unscored` those without a score, `failed` those of them whose request failed, `paired` the
     questions that the teacher has scored too; `accuracy` is over all questions scored. Tokens are means of an answer,
     seconds too; `stages` are the mean seconds of an answer in each stage. `spent` are nano-dollars over all that was
-    asked, also in vain. `each` is `seconds` / `concurrency`: a question's time where as many were always under way.
-    `faster` is how many times `each` goes into the teacher's, at the same concurrency (`faster_than` names that cell)
-    and at one at a time (`faster_than_single`). `mixed` is what random mixing reaches for the same dollars.
+    asked, also in vain; of these `bounded` are the most that failed requests can have cost. `each` is `seconds` /
+    `concurrency`: a question's time where as many were always under way. `faster` is how many times `each` goes into
+    the teacher's, at the same concurrency (`faster_than` names that cell) and at one at a time (`faster_than_single`).
+    `mixed` is what random mixing reaches for the same dollars.
     """
 
     cell: Cell
@@ -78,6 +79,7 @@ class Row:
     teacher_tokens: float | None
     student_tokens: float | None
     spent: int | None
+    bounded: int
     dollars: float | None
     per_correct: float | None
     baseline: Baseline | None
@@ -237,6 +239,7 @@ def _row(arm: Arm, group: Sequence[Arm]) -> Row:
         teacher_tokens=arm.tokens("teacher"),
         student_tokens=arm.tokens("student"),
         spent=arm.spent,
+        bounded=arm.bounded,
         dollars=divided(arm.spent, len(arm.results)),
         per_correct=arm.per_correct,
         **compared._asdict(),

@@ -45,14 +45,14 @@ def test_what_a_strategy_lacks_is_said(grid: Grid, said: str) -> None:
 
 def test_tasks_are_named_with_their_files(tmp_path: Path) -> None:
     sums(tmp_path)
-    (task,) = loaded([f"gsm8k={tmp_path / 'sums.jsonl'}"], None)
+    (task,) = loaded([f"gsm8k={tmp_path / 'sums.jsonl'}"], [])
     assert len(task.items) == COUNT
     with pytest.raises(ConfigError, match="'gsm8k' is not like gsm8k=FILE"):
-        loaded(["gsm8k"], None)
+        loaded(["gsm8k"], [])
     with pytest.raises(ConfigError, match="named twice"):
-        loaded([f"gsm8k={tmp_path / 'sums.jsonl'}"] * 2, None)
+        loaded([f"gsm8k={tmp_path / 'sums.jsonl'}"] * 2, [])
     with pytest.raises(ConfigError, match="pip install datasets"):
-        loaded(["gsm8k=hub:openai/gsm8k@main:test"], None)
+        loaded(["gsm8k=hub:openai/gsm8k@main:test"], [])
 
 
 async def run(folder: Path, cells: list[Cell], *, agreed: bool = True) -> tuple[bool, list[Money | None]]:

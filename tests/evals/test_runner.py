@@ -17,11 +17,15 @@ from typing import Any
 
 import pytest
 
+from evals.arms import Arm
 from evals.asking import WAIT, Asker, Told, in_process
 from evals.purse import SPENT, Purse
 from evals.recording import only, record
+from evals.requests import judging
 from evals.results import RESULTS, Cell, Result, Stage, read
 from evals.runner import FAILURES, Options, most, run
+from evals.scorers import NOT_RUN
+from evals.summary import summarise
 from evals.tasks import Task, load
 from gateway.config import Config
 from gateway.errors import ConfigError
@@ -212,12 +216,16 @@ async def test_a_gateway_elsewhere_knows_no_budget(tmp_path: Path) -> None:
 
 async def test_failures_are_written_down_and_asked_again(tmp_path: Path) -> None:
     task, out = sums(tmp_path), tmp_path / "run"
-    away = Asker("http://127.0.0.1:1", "none")
+    away = Asker("http://127.0.0.1:1", "none", config=config(tmp_path))
     ended = await run("sums", [task], CELLS[:1], out, away)
     await away.aclose()
     assert ended.missing == COUNT
+    assert "the last by APIConnectionError: All connection attempts failed" in str(ended.why)
     _, results = read(out)
-    assert {(each.score, each.unscored) for each in results} == {(None, "the request failed: APIConnectionError")}
+    assert {(each.score, each.cost) for each in results} == {(None, 0)}, "nobody was reached, so nobody was paid"
+    assert {each.unscored for each in results} == {
+        "the request failed: APIConnectionError: All connection attempts failed"
+    }
     async with in_process(config(tmp_path)) as asker:
         assert (await run("sums", [task], CELLS[:1], out, asker)).missing == 0
 
@@ -366,3 +374,251 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
         ((calls,),) = ledger.execute("SELECT count(*) FROM calls WHERE seat = 'teacher'").fetchall()
     assert 2 * COUNT <= calls <= 2 * COUNT + CELLS[0].concurrency
+
+
+def few_shot(folder: Path, says: str) -> Config:
+    """Both models say that, whatever they are asked, up to what stops them."""
+    told = config(folder).model_dump(mode="json", exclude_unset=True)
+    told["upstreams"] = {
+        "big": {"kind": "scripted", "model": "big-1", "says": says},
+        "small": {"kind": "scripted", "model": "small-1", "says": says},
+    }
+    return Config.parse(told)
+
+
+RUN_ON = " It is 3 and 3. The answer is 6.\n\nQ: What is 9 + 9?\nA: It is 18. The answer is 18."
+
+
+async def test_an_answer_below_exemplars_ends_where_the_next_question_begins(tmp_path: Path) -> None:
+    """Nothing after it is scored, and where the server knows `stop`, it is not even written."""
+    task = sums(tmp_path)
+    task = Task("gsm8k", [each for each in task.items if each.reference == "6"], "", task.exemplars)
+    cells = [
+        Cell("gsm8k", "teacher", teacher="big", exemplars=2),
+        Cell("gsm8k", "student", student="small", exemplars=2),
+        Cell("gsm8k", "cut-off", 5, "big", "small", exemplars=2),
+        Cell("gsm8k", "student", student="small"),
+    ]
+    async with in_process(few_shot(tmp_path, RUN_ON)) as asker:
+        await run("sums", [task], cells, tmp_path / "run", asker)
+    results = {each.cell: each for each in read(tmp_path / "run")[1]}
+    whole = results[cells[3].name]
+    assert (whole.found, whole.score) == ("18", 0.0), "without exemplars a question is no end"
+    for cell in cells[:3]:
+        told = results[cell.name]
+        assert "Q:" not in told.answer
+        assert told.stages[-1].output_tokens is not None
+        assert whole.output_tokens is not None
+    for cell in cells[:2]:
+        told = results[cell.name]
+        assert (told.found, told.score) == ("6", 1.0)
+        assert (told.output_tokens or 99) < (whole.output_tokens or 0), "what comes after it is not paid for"
+
+
+class Deaf(Failing):
+    """Knows no `stop`."""
+
+    async def ask(self, body: Mapping[str, Any]) -> Told:
+        assert body.get("stop") == ["\nQ:"]
+        return Told(RUN_ON, RUN_ON[:-3], cost=10)
+
+
+async def test_what_a_server_writes_past_the_end_is_not_scored(tmp_path: Path) -> None:
+    task, asker = sums(tmp_path), Deaf([])
+    await run("sums", [task], [Cell("gsm8k", "teacher", teacher="big", exemplars=1)], tmp_path / "run", asker)
+    await asker.aclose()
+    for each in read(tmp_path / "run")[1]:
+        assert (each.found, each.answer, each.guidance) == ("6", *[RUN_ON.split("\n")[0] + "\n"] * 2)
+
+
+def other(folder: Path, change: str) -> tuple[Config, Task, Options]:
+    """What the run of `test_another_way_to_ask_is_another_run` is, and one thing else."""
+    told, task = config(folder).model_dump(mode="json", exclude_unset=True), sums(folder)
+    told["upstreams"]["big"] = {"kind": "scripted", "model": "big-1", "says": "The answer is 1."}
+    (folder / "hint.md").write_text("In brief." if change == "instructions" else "Briefly.")
+    told["prompts"] = {"hint": str(folder / "hint.md")}
+    if change == "student_sampling":
+        told["routes"]["gkt"]["student_sampling"] = {"temperature": 0.1}
+    if change == "models":
+        told["upstreams"]["small"]["model"] = "small-2"
+    if change == "exemplars":
+        task = Task(task.name, task.items, task.sha256, [*task.exemplars[1:], task.exemplars[0]], task.instruction)
+    if change == "prompts":
+        task = Task(task.name, task.items, task.sha256, task.exemplars, "Answer.")
+    return Config.parse(told), task, Options(judge_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("exemplars", r"other settings \(prompts.gsm8k .*, exemplars.gsm8k"),
+        ("prompts", r"other settings \(prompts.gsm8k \w+, not \w+\)"),
+        ("student_sampling", r"routes.gkt.student_sampling.temperature 0.8, not 0.1"),
+        ("instructions", r"instructions.hint \w+, not \w+"),
+        ("models", "models.small small-1, not small-2"),
+        ("nothing", ""),
+    ],
+)
+async def test_another_way_to_ask_is_another_run(tmp_path: Path, change: str, said: str) -> None:
+    cells, out = [Cell("gsm8k", "student", student="small", exemplars=shots) for shots in (0, 1)], tmp_path / "run"
+    for name in ("nothing", change):
+        made, task, options = other(tmp_path, name)
+        async with in_process(made) as asker:
+            if name == change and said:
+                with pytest.raises(ConfigError, match=said):
+                    await run("sums", [task], cells, out, asker, options)
+            else:
+                await run("sums", [task], cells, out, asker, options)
+
+
+async def test_another_server_and_an_earlier_version_are_other_runs(tmp_path: Path) -> None:
+    task, out = sums(tmp_path), tmp_path / "run"
+    asker = Failing([])
+    await run("sums", [task], CELLS[:1], out, asker)
+    asker.elsewhere = "http://example.net"
+    with pytest.raises(ConfigError, match=r"elsewhere None, not http://example.net"):
+        await run("sums", [task], CELLS[:1], out, asker)
+    told = json.loads((out / "run.json").read_bytes())
+    del told["settings"]
+    (out / "run.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="of an earlier version, which did not say how it asked"):
+        await run("sums", [task], CELLS[:1], out, asker)
+    await asker.aclose()
+
+
+async def test_a_policy_is_known_by_what_it_says(tmp_path: Path) -> None:
+    asker = Failing([])
+    told = config(tmp_path).model_dump(mode="json", exclude_unset=True)
+    told["routes"]["own"] = {"strategy": "cascade", "teacher": "big", "policy": str(tmp_path / "policy.yaml")}
+    asker.config = Config.parse(told)
+    options = Options(routes={"cascade": "own"})
+    for text in ("one", "one", "another"):
+        (tmp_path / "policy.yaml").write_text(text)
+        wanted = contextlib.nullcontext() if text == "one" else pytest.raises(ConfigError, match=r"routes.own.policy")
+        with wanted:
+            await run("sums", [sums(tmp_path)], [Cell("gsm8k", "cascade")], tmp_path / "run", asker, options)
+    await asker.aclose()
+
+
+async def test_a_request_that_failed_keeps_no_dollars_unknown(tmp_path: Path) -> None:
+    """What no model was asked for costs nothing, and what else failed at most its bound; that is said."""
+    task, out, cell = sums(tmp_path), tmp_path / "run", Cell("gsm8k", "teacher", teacher="big")
+    asker = Failing(["invalid_api_key", "upstream_error"])
+    for missing in (COUNT - 1, 1, 0):
+        asker.codes[1:] = []
+        ended = await run("sums", [task], [cell], out, asker)
+        if missing == COUNT - 1:
+            asker.codes = ["upstream_error"]
+            continue
+        assert ended.missing == missing
+    await asker.aclose()
+    made, results = read(out)
+    assert [each.most for each in results if each.error == "upstream_error"] == [100]
+    arm = Arm(cell, results)
+    assert (arm.spent, arm.bounded) == (100 + COUNT * 10, 100)
+    (group,) = summarise(made, results).groups
+    assert (group.rows[0].spent, group.rows[0].bounded) == (100 + COUNT * 10, 100)
+
+
+class Judged(Failing):
+    """Answers, and judges when it is let."""
+
+    def __init__(self, verdict: str | None) -> None:
+        super().__init__([])
+        self.verdict, self.verdicts, self.bodies = verdict, 0, list[Mapping[str, Any]]()
+
+    async def ask(self, body: Mapping[str, Any]) -> Told:
+        if body["model"] != "judge":
+            self.asked += 1
+            return Told("Yes.", cost=10)
+        self.bodies.append(body)
+        if self.verdict is None:
+            raise KeyboardInterrupt
+        self.verdicts += 1
+        if self.verdict == "overloaded":
+            return Told(error="upstream_error", message="no")
+        return Told(self.verdict, stages=(Stage("answer", "teacher", "j", 1, 1, 3, None, None),), cost=3)
+
+
+def open_questions(folder: Path, scorer: str = "judge", reference: str = "yes") -> Task:
+    rows = [{"prompt": f"{n}?", "reference": reference, "scorer": scorer} for n in range(3)]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return load("own", folder / "own.jsonl")
+
+
+async def test_an_answer_outlives_its_judge(tmp_path: Path) -> None:
+    """Killed while it is judged, refused by its judge: the answer is judged later, and not asked for again."""
+    task, out, cells = open_questions(tmp_path), tmp_path / "run", [Cell("own", "teacher", teacher="big")]
+    options, asker = Options(judge="judge"), Judged("overloaded")
+    ended = await run("own", [task], cells, out, asker, options)
+    assert (ended.missing, ended.why) == (3, "upstream_error: no")
+    _, results = read(out)
+    assert [(each.unjudged, each.unscored, each.cost) for each in results] == [
+        (True, "the judge failed: upstream_error: no", 10)
+    ] * 3
+    assert Arm(cells[0], results).spent == 30
+    # A kill after the answer was written leaves it as it was written first.
+    lines = (out / RESULTS).read_bytes().splitlines()
+    (out / RESULTS).write_bytes(lines[0] + b"\n")
+    assert read(out)[1][0].unscored == "not judged yet"
+    asker.verdict = "CORRECT"
+    ended = await run("own", [task], cells, out, asker, options)
+    assert (ended.missing, asker.asked) == (0, 3 + 2)
+    _, results = read(out)
+    assert [(each.score, each.unjudged, each.cost) for each in results] == [(1.0, False, 10)] * 3
+    assert all([stage.stage for stage in each.stages] == ["judge"] for each in results)
+    assert Arm(cells[0], results).spent == 30, "an answer in two lines was paid once"
+    assert (await run("own", [task], cells, out, asker, options)).missing == 0
+    assert (asker.asked, asker.verdicts) == (5, 6)
+    await asker.aclose()
+
+
+async def test_a_judge_grades_alone_and_may_think(tmp_path: Path) -> None:
+    task, asker = open_questions(tmp_path), Judged("<think>Is it?\nWRONG</think>\nSo be it.\n**CORRECT**")
+    options = Options(judge="judge", judge_tokens=77)
+    await run("own", [task], [Cell("own", "teacher", teacher="big")], tmp_path / "run", asker, options)
+    await asker.aclose()
+    assert {each.score for each in read(tmp_path / "run")[1]} == {1.0}
+    assert [(body["gkt"], body["max_completion_tokens"]) for body in asker.bodies] == [
+        ({"strategy": "teacher"}, 77)
+    ] * 3
+    async with in_process(config(tmp_path)) as here:
+        assert judging("?", "gkt", 9, here)["gkt"] == {"strategy": "teacher"}
+        routes = {"gkt": {"strategy": "student", "student": "small"}}
+        here.config = Config.parse({**config(tmp_path).model_dump(mode="json", exclude_unset=True), "routes": routes})
+        assert "gkt" not in judging("?", "gkt", 9, here), "a route of one model is asked as it is"
+
+
+async def test_programs_are_run_when_that_is_allowed(tmp_path: Path) -> None:
+    """The same folder, later: what was answered is not asked again."""
+    task = open_questions(tmp_path, "code", "assert double(4) == 8")
+    out, cells = tmp_path / "run", [Cell("own", "teacher", teacher="big")]
+
+    class Coder(Failing):
+        async def ask(self, body: Mapping[str, Any]) -> Told:
+            self.asked += 1
+            wrong = "+ 1" if body["messages"][0]["content"] == "1?" else ""
+            return Told(f"Here:\n```python\ndef double(x):\n    return 2 * x{wrong}\n```", cost=10)
+
+    asker = Coder([])
+    ended = await run("own", [task], cells, out, asker)
+    assert ended.missing == 0, "the same command would not run them either"
+    assert {(each.score, each.unscored) for each in read(out)[1]} == {(None, NOT_RUN)}
+    await run("own", [task], cells, out, asker)
+    assert (await run("own", [task], cells, out, asker, Options(run_code=True))).missing == 0
+    await asker.aclose()
+    assert sorted((each.item, each.score) for each in read(out)[1]) == [("0", 1.0), ("1", 0.0), ("2", 1.0)]
+    assert asker.asked == 3
+
+
+async def test_cells_that_ask_nothing_move_their_bars_too(tmp_path: Path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+
+    def progress(name: str, done: int, whole: int) -> None:
+        seen.setdefault(name, []).append((done, whole))
+
+    async with in_process(config(tmp_path)) as asker:
+        await run("sums", [sums(tmp_path)], CELLS, tmp_path / "run", asker, progress=progress)
+    for cell in CELLS:
+        assert (seen[cell.name][0], seen[cell.name][-1]) == ((0, COUNT), (COUNT, COUNT))
+        assert [done for done, _ in seen[cell.name]] == sorted(done for done, _ in seen[cell.name])

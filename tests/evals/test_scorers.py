@@ -6,7 +6,8 @@ import pytest
 
 from evals.asking import Told
 from evals.results import Stage
-from evals.scorers import ScorerName, score
+from evals.scorers import NOT_RUN, ScorerName, score
+from gateway.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +46,8 @@ async def test_what_has_no_reference_is_unscored() -> None:
         ("**wrong**.", 0.0, None),
         ("It is correct, I think", None, "the judge's verdict is not readable"),
         ("", None, "the judge's verdict is not readable"),
+        ("<think>It says WRONG, but\n</think>\nThe facts are there.\n\n`CORRECT`\n", 1.0, None),
+        ("<think>It may be CORRECT\nCORRECT", None, "the judge's verdict is not readable"),
     ],
 )
 async def test_a_judge_says_one_word(said: str, points: float | None, unscored: str | None) -> None:
@@ -69,3 +72,59 @@ async def test_a_judge_that_fails_scores_nothing_and_an_empty_answer_asks_none()
     assert (await score("judge", "?", " ", "b", judge)).score == 0.0
     with pytest.raises(ValueError, match="needs a model that judges"):
         await score("judge", "?", "a", "b", None)
+
+
+async def test_a_judge_that_was_cut_off_says_so() -> None:
+    async def judge(_: str) -> Told:
+        return Told("", cut=True)
+
+    scored = await score("judge", "?", "a", "b", judge)
+    assert (scored.unscored, scored.later) == ("the judge was cut off before its verdict", False)
+
+
+AREA = 'from math import pi\n\ndef area(r):\n    "Of a circle."\n'
+ROUND = "def check(f):\n    assert round(f(1), 2) == 3.14\n\ncheck(area)"
+DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reference", "points"),
+    [
+        ("?", f"Sure:\n{DOUBLE}\nUse it:\n```python\nprint(double(2))\n```", "assert double(2) == 4", 1.0),
+        ("?", DOUBLE, "assert double(2) == 5", 0.0),
+        ("?", "def double(x):\n    return 2 * x", "def test_it():\n    assert double(2) == 4", 1.0),
+        ("?", DOUBLE, "def test_it():\n    assert double(2) == 5", 0.0),
+        ("?", "I cannot.", "assert double(2) == 4", 0.0),
+        ("?", " ", "assert double(2) == 4", 0.0),
+        # As HumanEval asks: the imports are the question's, and an answer may be the body alone.
+        (AREA, "```python\ndef area(r):\n    return pi * r * r\n```", ROUND, 1.0),
+        (AREA, "    return pi * r * r\n", ROUND, 1.0),
+        (AREA, "return pi * r\n", ROUND, 1.0),
+        (AREA, "return 3 * r\n", ROUND, 0.0),
+    ],
+)
+async def test_a_program_is_right_when_its_tests_pass(
+    question: str, answer: str, reference: str, points: float
+) -> None:
+    scored = await score("code", question, answer, reference, None, Sandbox())
+    assert (scored.score, scored.unscored, scored.later) == (points, None, False)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("assert (", "the tests are no Python"),
+        ("x = 1", "there are no tests"),
+        ("def check(f):\n    assert f(1)", "the tests call nothing"),
+        ("def test_it(f):\n    assert f(1)", "a test takes arguments"),
+    ],
+)
+async def test_tests_that_cannot_fail_score_nothing(reference: str, said: str) -> None:
+    scored = await score("code", "?", DOUBLE, reference, None, Sandbox())
+    assert scored.score is None
+    assert str(scored.unscored).startswith(said)
+
+
+async def test_programs_are_not_run_unasked() -> None:
+    scored = await score("code", "?", DOUBLE, "assert double(2) == 4", None)
+    assert (scored.score, scored.unscored, scored.later) == (None, NOT_RUN, True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.tasks import Item, Task, from_hub, load
+from evals.tasks import Item, Task, files_of, from_hub, load
 from gateway.errors import ConfigError
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -20,8 +22,25 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": "x", "question": {"stem": "Where?", "choices": [{"label": "A", "text": "here"}]}, "answerKey": "A"},
         {"question": "Where now?", "choices": {"label": ["A"], "text": ["here"]}, "answerKey": "A"},
     ],
-    "math": [{"problem": "Half of 3?", "answer": "\\frac{3}{2}"}],
-    "choices": [{"question": "Which?", "options": ["one", "two", "three"], "answer_index": 2}],
+    "math": [
+        {"problem": "Half of 3?", "answer": "\\frac{3}{2}"},
+        {"problem": "Half of 3?", "level": "Level 1", "solution": "Not $\\boxed{1}$. So $\\boxed{\\frac{3}{2}}$."},
+        {"problem": "Half of 6?", "solution": "It is $\\boxed 3$."},
+        {"problem": "Which?", "solution": "It is $\\fbox{A}$."},
+    ],
+    "choices": [
+        {"question": "Which?", "options": ["one", "two", "three"], "answer_index": 2},
+        {"question": "Which?", "subject": "none", "choices": ["one", "two", "three", "four"], "answer": 3},
+        {"question": "Which?", "options": ["one", "two"], "answer": "B", "answer_index": 1},
+    ],
+    "code": [
+        {
+            "text": "Write double.",
+            "test_list": ["assert double(2) == 4", "assert double(0) == 0"],
+            "test_setup_code": "",
+        },
+        {"prompt": "def f(x):\n", "entry_point": "f", "test": "def check(g):\n    assert g(1) == 1\n"},
+    ],
     "own": [
         {"prompt": "Capital of France?", "reference": "Paris", "scorer": "exact"},
         {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hm?"}]},
@@ -40,8 +59,23 @@ def file(folder: Path, rows: list[dict[str, Any]]) -> Path:
     [
         ("gsm8k", [("0", "2", "number"), ("1", "4", "number")]),
         ("csqa", [("0", "(B)", "choice"), ("x", "(A)", "choice"), ("2", "(A)", "choice")]),
-        ("math", [("0", "\\boxed{\\frac{3}{2}}", "text")]),
-        ("choices", [("0", "(C)", "choice")]),
+        (
+            "math",
+            [
+                ("0", "\\boxed{\\frac{3}{2}}", "text"),
+                ("1", "\\boxed{\\frac{3}{2}}", "text"),
+                ("2", "\\boxed{3}", "text"),
+                ("3", "\\boxed{A}", "text"),
+            ],
+        ),
+        ("choices", [("0", "(C)", "choice"), ("1", "(D)", "choice"), ("2", "(B)", "choice")]),
+        (
+            "code",
+            [
+                ("0", "assert double(2) == 4\nassert double(0) == 0", "code"),
+                ("1", "def check(g):\n    assert g(1) == 1\n\n\ncheck(f)", "code"),
+            ],
+        ),
         ("own", [("0", "Paris", "exact"), ("1", None, "text")]),
     ],
 )
@@ -57,6 +91,22 @@ def test_each_task_reads_its_files(tmp_path: Path, name: str, expected: list[tup
         ("gsm8k", [{"gold": 1}], "rows.jsonl:1: no 'question'"),
         ("gsm8k", [{"question": "?", "answer": "no mark"}], "rows.jsonl:1: "),
         ("choices", [{"question": "?", "options": ["only one"], "answer": "A"}], "1 options"),
+        (
+            "choices",
+            [{"question": "?", "options": ["a", "b"], "answer": "C"}],
+            "answer 'C' is none of the options A, B",
+        ),
+        ("choices", [{"question": "?", "options": ["a", "b"], "answer": ""}], "is none of the options"),
+        ("choices", [{"question": "?", "options": ["a", "b"], "answer": "AB"}], "is none of the options"),
+        ("choices", [{"question": "?", "choices": ["a", "b"], "answer": -1}], "answer -1 is none of 2 options"),
+        ("choices", [{"question": "?", "options": ["a", "b"], "answer_index": 2}], "answer 2 is none of 2 options"),
+        ("choices", [{"question": "?", "options": "ab", "answer": "A"}], "2 options, or not as a list"),
+        ("csqa", [{"question": "?", "choices": [["A", "x"], ["B", "y"]], "answer": "C"}], "none of the options A, B"),
+        ("csqa", [{"question": "?", "choices": [["1", "x"], ["2", "y"]], "answerKey": "1"}], "of letters ABCDEFGHIJ"),
+        ("math", [{"problem": "?", "solution": "no box"}], "a solution without"),
+        ("math", [{"problem": "?", "solution": "\\boxed{3"}], "does not end"),
+        ("math", [{"problem": "?"}], "no 'solution'"),
+        ("code", [{"text": "?", "test_list": []}], "no tests"),
         ("own", [{"prompt": "?", "scorer": "guess"}], "no scorer 'guess'; there are: number"),
         ("own", [{"id": 1, "prompt": "?"}, {"id": "1", "prompt": "!"}], "an id is there twice"),
         ("own", [], "has no questions"),
@@ -103,6 +153,35 @@ def test_exemplars_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     task = load("gsm8k", file(tmp_path, ROWS["gsm8k"]), own)
     (asked,) = task.messages(task.items[0], 1)
     assert asked["content"] == "Q: 3 - 1?\nA: Three less one. The answer is 2.\n\nQ: 1 + 1?\nA:"
+
+
+def test_what_begins_an_exemplar_ends_an_answer(tmp_path: Path) -> None:
+    task = load("gsm8k", file(tmp_path, ROWS["gsm8k"]))
+    assert task.stop(0) == []
+    (stop,) = task.stop(2)
+    (asked,) = task.messages(task.items[0], 2)
+    assert asked["content"].count(stop) == 2, "every question but the first, which nobody writes"
+    assert not any(stop in f"{each.reasoning}{each.answer}" for each in task.exemplars)
+
+
+def test_exemplars_are_of_one_task_or_of_all(tmp_path: Path) -> None:
+    names = ["gsm8k", "csqa"]
+    assert files_of([], names) == {}
+    assert files_of(["a=b.jsonl"], names) == dict.fromkeys(names, Path("a=b.jsonl"))
+    assert files_of(["rest.jsonl", "csqa=own.jsonl"], names) == {"gsm8k": Path("rest.jsonl"), "csqa": Path("own.jsonl")}
+    for wrong, said in ((["csqa=a", "csqa=b"], "named twice"), (["math=a"], "no task of this run")):
+        with pytest.raises(ConfigError, match=said):
+            files_of(wrong, names)
+
+
+def test_the_hub_has_no_exemplars_but_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = SimpleNamespace(load_dataset=lambda name, config, split: ROWS["gsm8k"])
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    own = tmp_path / "exemplars.jsonl"
+    own.write_text(json.dumps({"question": "3 - 1?", "reasoning": "Three less one.", "answer": 2}), "utf-8")
+    task = from_hub("gsm8k", "openai/gsm8k", "main", "test", own)
+    assert task.messages(task.items[0], 1)[0]["content"].startswith("Q: 3 - 1?\n")
+    assert from_hub("gsm8k", "openai/gsm8k", "main", "test").exemplars[0].question.startswith("A baker")
 
 
 def test_a_conversation_is_asked_as_it_is(tmp_path: Path) -> None:
