@@ -260,6 +260,7 @@ def paper(
         int | None, typer.Option(min=1, help="The most tokens of an answer; --quick and recorded: 320, else 400.")
     ] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Dollars that are not passed.")] = None,
+    exemplars: Annotated[list[str] | None, typer.Option(metavar="[NAME=]FILE", help=HELP_EXEMPLARS)] = None,
     seed: Annotated[int, typer.Option(help="Draws the questions, and samples.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
     config: ConfigFile = None,
@@ -291,6 +292,7 @@ def paper(
         seed=seed,
         max_tokens=max_tokens,
         began=began,
+        exemplars=exemplars or [],
     )
     ended = paper_command.execute(plan, made, show.console(stderr=True), agreed=lambda: yes or typer.confirm("Go on?"))
     if ended is None:

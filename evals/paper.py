@@ -6,19 +6,17 @@ How many questions the time allows is measured before the run, and written into 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evals import runner, tasks
+from evals import purse, runner, tasks
 from evals.asking import Asker, in_process
 from evals.grid import FULL, QUICK, RECORDED, Shape, cells
 from evals.prices import listed
-from evals.purse import Purse
 from evals.recording import only, record
-from evals.results import RUN, Cell, Result, read
+from evals.results import RUN, Cell, read
 from evals.runner import Ended, Options, Progress
 from evals.tasks import Task
 from gateway.config import Config, default_prices
@@ -67,6 +65,13 @@ MARGIN = 0.85
 """What part of the time that is left is planned for: guided answers may take longer than those that were measured."""
 
 
+HERE = frozenset({"llamacpp", "transformers", "replay"})
+"""Kinds of upstreams that nobody is paid for: they run in this process, or were recorded."""
+
+Agreed = Callable[[Money | None, str], bool]
+"""Asked whether that may be spent, at most (None: unknown), and told for what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """The teacher and the student, by their names among the upstreams of `config`; requests name the route `route`."""
@@ -82,6 +87,11 @@ class Models:
         return isinstance(self.config.upstreams[self.teacher], ReplaySpec)
 
     @property
+    def paid(self) -> bool:
+        """True when somebody may be paid: all but a recording that teaches a student which runs here."""
+        return not self.recorded or self.config.upstreams[self.student].kind not in HERE
+
+    @property
     def base(self) -> bool:
         """True when the student is known to be a base model, which goes on from nothing but exemplars."""
         spec = self.config.upstreams[self.student]
@@ -94,7 +104,7 @@ class Plan:
 
     These begin at `began`, of the monotonic clock (None: with the run), and hold the report too: questions that are
     under way `CLOSING` seconds before their end are given up. `batch` questions are under way at once; `budget` bounds
-    what the grid costs, `max_tokens` each answer.
+    what the grid and the measuring before it cost, `max_tokens` each answer.
     """
 
     models: Models
@@ -134,9 +144,9 @@ def needed(data: Path, shapes: Mapping[str, Shape], *, recorded: bool) -> None:
         )
 
 
-def loaded(data: Path, shapes: Mapping[str, Shape]) -> list[Task]:
-    """The tasks, with all of their questions. ConfigError."""
-    return [tasks.load(name, data / FILES[name]) for name in shapes]
+def loaded(data: Path, shapes: Mapping[str, Shape], exemplars: Mapping[str, Path] | None = None) -> list[Task]:
+    """The tasks, with all of their questions, and with files of exemplars where there are some. ConfigError."""
+    return [tasks.load(name, data / FILES[name], (exemplars or {}).get(name)) for name in shapes]
 
 
 def replayed(
@@ -203,64 +213,86 @@ def shapes(*, recorded: bool, hurried: bool) -> Mapping[str, Shape]:
     return QUICK if hurried else RECORDED if recorded else FULL
 
 
-async def play(plan: Plan, made: Sequence[Task], *, progress: Progress = lambda *_: None) -> Ended:
+async def play(
+    plan: Plan,
+    made: Sequence[Task],
+    *,
+    progress: Progress = lambda *_: None,
+    agreed: Agreed = lambda *_: True,
+) -> Ended | None:
     """Run the grid; with `plan.seconds`, on as many questions as it measures that the time allows, and says so.
 
-    Resumes what the folder holds. ConfigError.
+    Where models are paid, it is `agreed` first to what measuring can cost, then to what the questions that fit can; the
+    time that takes is not counted. None: it was not agreed to. Resumes what the folder holds. ConfigError.
     """
-    began = time.monotonic() if plan.began is None else plan.began
+    clock = _Clock(time.monotonic() if plan.began is None else plan.began, agreed if plan.models.paid else None)
     prices = listed(plan.models.config, (plan.models.teacher, plan.models.student))
     async with in_process(plan.models.config) as asker:
         limit, told, left, last = plan.limit, list[str](), None, None
         if plan.seconds is not None:
-            limit, told, longest = await _affordable(plan, made, asker, began, progress)
-            last = max(1.0, plan.seconds - CLOSING - (time.monotonic() - began))
-            left = max(0.5, last - max(RESERVE, longest))
-        answered, paid = _measured(plan.folder / MEASURED)
+            found = await _affordable(plan, made, asker, clock, progress)
+            if found is None:
+                return None
+            limit, told, longest = found
         options = Options(
             seed=plan.seed,
             limit=limit,
             max_tokens=plan.max_tokens,
-            seconds=left,
-            given_up=last,
             student_shots=plan.student_shots,
-            budget=None if plan.budget is None else Money(max(0, plan.budget.nano - paid.nano)),
+            budget=_left(plan),
             model=plan.models.route,
             notes=[*_notes(plan), *told],
             prices=prices,
         )
+        many = "all questions" if limit is None else f"{limit:,} questions of each task"
+        if not clock.agreed(lambda: runner.most(made, plan.cells, asker, options), many):
+            return None
+        if plan.seconds is not None:
+            last = max(1.0, plan.seconds - CLOSING - clock.passed)
+            left = max(0.5, last - max(RESERVE, longest))
+        options = replace(options, seconds=left, given_up=last)
+        answered = read(plan.folder / MEASURED)[1] if (plan.folder / MEASURED / RUN).exists() else []
         return await runner.run(
             "The paper's grid", made, plan.cells, plan.folder, asker, options, taken=answered, progress=progress
         )
 
 
-async def estimate(plan: Plan, made: Sequence[Task]) -> Money | None:
-    """The most that the grid can cost; None: unknown."""
-    async with in_process(plan.models.config) as asker:
-        options = Options(
-            seed=plan.seed,
-            limit=plan.limit,
-            max_tokens=plan.max_tokens,
-            student_shots=plan.student_shots,
-            model=plan.models.route,
-        )
-        return runner.most(made, plan.cells, asker, options)
+class _Clock:
+    """The time since `began`, but for what somebody took to agree; None: nobody need be asked."""
+
+    def __init__(self, began: float, agreed: Agreed | None) -> None:
+        self._began, self._agreed = began, agreed
+
+    @property
+    def passed(self) -> float:
+        return time.monotonic() - self._began
+
+    def agreed(self, most: Callable[[], Money | None], what: str) -> bool:
+        """Whether that may be spent; `most` is asked only where somebody is."""
+        if self._agreed is None:
+            return True
+        at_most, asked = most(), time.monotonic()
+        said = self._agreed(at_most, what)
+        self._began += time.monotonic() - asked
+        return said
 
 
-def _measured(folder: Path) -> tuple[list[Result], Money]:
-    """What the student was answered while it was measured, and what that cost; nothing where it was not."""
-    if not (folder / RUN).exists():
-        return [], Money.ZERO
-    with closing(Purse(folder, None)) as purse:
-        return read(folder)[1], purse.spent
+def _left(plan: Plan) -> Money | None:
+    """What measuring left of the budget; None: there is none. ConfigError: it is not known."""
+    if plan.budget is None:
+        return None
+    spent = purse.spent(plan.folder / MEASURED)
+    if spent is None:
+        raise ConfigError(f"{plan.folder / MEASURED}: what measuring cost is not known, so no budget can be kept")
+    return max(Money.ZERO, plan.budget - spent)
 
 
 async def _affordable(
-    plan: Plan, made: Sequence[Task], asker: Asker, began: float, progress: Progress
-) -> tuple[int, list[str], float]:
+    plan: Plan, made: Sequence[Task], asker: Asker, clock: _Clock, progress: Progress
+) -> tuple[int, list[str], float] | None:
     """How many questions of each task fit, as the student's own speed has it; that in words; its longest answer.
 
-    A folder that holds a run goes on with its number.
+    A folder that holds a run goes on with its number. None: it was not agreed to that it is measured.
     """
     if (plan.folder / RUN).exists():
         begun, _ = read(plan.folder)
@@ -278,6 +310,8 @@ async def _affordable(
         budget=plan.budget,
         model=plan.models.route,
     )
+    if not clock.agreed(lambda: runner.most(made, alone, asker, options), "measuring the student's speed"):
+        return None
     await runner.run("Measured", made, alone, plan.folder / MEASURED, asker, options, progress=progress)
     _, answers = read(plan.folder / MEASURED)
     pace: dict[str, float | None] = {}
@@ -285,7 +319,7 @@ async def _affordable(
         took = [result.seconds for result in answers if result.cell == cell.name and result.seconds is not None]
         pace[cell.task] = sum(took) / len(took) / cell.concurrency if took else None
     most = max(len(task.items) for task in made) if plan.limit is None else plan.limit
-    left = (plan.seconds or 0) - CLOSING - RESERVE - (time.monotonic() - began)
+    left = (plan.seconds or 0) - CLOSING - RESERVE - clock.passed
     limit = min(affordable(pace, plan.cells, left), most)
     named = ", ".join(f"{task} {'unknown' if each is None else f'{each:.2g} s'}" for task, each in pace.items())
     told = (

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from evals import paper
+from evals import paper, purse, tasks
 from evals.cli import app
 from evals.grid import QUICK, Shape, cells
 from evals.page import page
@@ -80,6 +80,7 @@ async def test_the_quick_grid_on_the_real_student_is_a_page_of_its_results(
     assert [len(task.items) for task in answered] == [len(SUMS) - 1], "one question has no recorded answer"
     plan = Plan(models, shapes, folder, batch=2, limit=3, max_tokens=56)
     ended = await paper.play(plan, answered)
+    assert ended is not None
     assert (ended.missing, ended.why) == (0, None)
 
     run, results = read(folder)
@@ -128,6 +129,7 @@ async def test_a_base_student_reads_exemplars_that_the_teacher_does_not(question
     plan = Plan(models, shapes, folder, batch=2, limit=2, max_tokens=48)
     assert (models.base, plan.student_shots) == (True, 8)
     ended = await paper.play(plan, answered)
+    assert ended is not None
     assert (ended.missing, ended.why) == (0, None)
     run, results = read(folder)
     assert "The student is a base model" in run.notes[-1]
@@ -170,6 +172,7 @@ async def test_a_hurried_run_ends_in_time_whatever_its_models_do(tmp_path: Path,
         plan = Plan(models, shapes, tmp_path / "run", batch=2, seconds=CLOSING + 12, began=began)
         ended = await paper.play(plan, made)
         assert time.monotonic() - began < CLOSING + 12
+    assert ended is not None
     assert ended.why == "the time was over"
     run, results = read(tmp_path / "run")
     assert f"{LEAST} questions of each task" in run.notes[-1]
@@ -282,3 +285,65 @@ def test_questions_fit_by_the_slowest_that_was_measured() -> None:
     assert affordable({"gsm8k": 20.0, "csqa": 10.0}, made, 600) == LEAST
     assert affordable({"gsm8k": 15.0, "csqa": 7.0}, made, 600) == int(510 / 96) // 4 * 4
     assert affordable({"gsm8k": None, "csqa": 1.0}, made, 600) == LEAST
+
+
+def test_measuring_is_agreed_to_and_paid_from_the_budget(questions: Path, tmp_path: Path) -> None:
+    """Of both the most is told: of the measuring first, then of those questions that fit, and of no other."""
+    out = tmp_path / "run"
+    options = ("--quick", "--config", scripted(tmp_path), "--data", questions, "--out", out, "--questions", 3)
+    status, output = told(*options)
+    assert status == 1
+    assert "measuring the student's speed: at most $" in output
+    assert "questions of each task" not in output
+    assert not out.exists()
+    status, output = told(*options, "--yes", "--budget", 0.0001)
+    assert status == 0, "what a time or a budget cuts short is said, and is no failure"
+    assert "3 questions of each task: at most $" in output or "4 questions of each task: at most $" in output
+    spent = [purse.spent(folder) for folder in (out, out / MEASURED)]
+    assert all(each is not None for each in spent)
+    assert sum(each.nano for each in spent if each) <= 100_000
+    assert spent[1]
+    assert "answers are missing: the budget of" in output
+
+
+def test_a_recorded_teacher_asks_before_a_paid_student_is(questions: Path, tmp_path: Path) -> None:
+    file = scripted(tmp_path)
+    config = yaml.safe_load(file.read_text("utf-8"))
+    tape = tmp_path / "tape.jsonl"
+    asked = [tasks.load(name, questions / FILES[name]) for name in FILES]
+    rows = [
+        {
+            "prompt": task.messages(item, 0)[0]["content"],
+            "response": f"It is so, and so on. The answer is {item.reference}.",
+        }
+        for task in asked
+        for item in task.items
+    ]
+    tape.write_text(lines(rows), "utf-8")
+    config["upstreams"]["big"] = {"kind": "replay", "model": "gpt-6-sol", "file": str(tape)}
+    file.write_text(yaml.safe_dump(config), "utf-8")
+    options = ("--config", file, "--data", questions, "--out", tmp_path / "run", "--questions", 1, "--batch", 8)
+    status, output = told(*options)
+    assert (status, (tmp_path / "run").exists()) == (1, False)
+    assert "1 questions of each task: at most $" in output
+    assert told(*options, "--yes")[0] == 0
+    models = paper.configured(Config.load(file), "gkt", None, None)
+    assert (models.recorded, models.paid) == (True, True)
+    local = Config.parse(
+        {**config, "upstreams": {**config["upstreams"], "small": {"kind": "llamacpp", "model": "mine"}}}
+    )
+    assert not paper.configured(local, "gkt", None, None).paid
+
+
+def test_exemplars_may_be_the_paper_s_own(questions: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text(lines([{"question": f"{n}?", "reasoning": "So.", "answer": n} for n in range(8)]), "utf-8")
+    options = ("--config", scripted(tmp_path), "--data", questions, "--questions", 1, "--batch", 8, "--yes")
+    status, output = told(*options, "--out", tmp_path / "run", "--exemplars", f"gsm8k={own}")
+    assert status == 0, output
+    _, results = read(tmp_path / "run")
+    shown = {result.prompt[-1]["content"] for result in results if "/8shot/" in result.cell}
+    assert all(text.startswith("Q: 0?\nA: So. The answer is 0.\n\nQ: 1?") for text in shown)
+    assert "Q: 0?" not in next(each.prompt[-1]["content"] for each in results if "/7shot/" in each.cell)
+    assert told(*options, "--out", tmp_path / "run")[0] == 2, "without them it is another run"
+    assert told(*options, "--out", tmp_path / "other", "--exemplars", f"math={own}")[0] == 2
