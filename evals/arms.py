@@ -77,7 +77,9 @@ def divided(over: float | None, under: float | None) -> float | None:
 
 def _averaged(results: Sequence[Result]) -> Item:
     scores = [result.score for result in results if result.score is not None]
-    costs, baselines = (mean(getattr(result, name) for result in results) for name in ("cost", "baseline"))
+    # What a failed sample cost is in what the cell spent; of an answer's cost it says nothing.
+    answered = [result for result in results if result.error is None] or results
+    costs, baselines = (mean(getattr(result, name) for result in answered) for name in ("cost", "baseline"))
     return Item(fmean(scores) if scores else None, costs, baselines)
 
 

@@ -403,9 +403,5 @@ def _target(text: str, confidence: float) -> tuple[Goal, float | None]:
         raise typer.BadParameter(f"{text!r} is not like rho=0.98:kappa=0.125", param_hint="--target") from error
 
 
-def _told(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
 if __name__ == "__main__":
     app(prog_name="gkt")

@@ -28,6 +28,18 @@ def test_a_failed_request_is_in_no_time_but_in_the_bill() -> None:
     assert made.scores == {"0": 1.0}
 
 
+def test_what_failed_is_spent_at_its_bound_and_is_no_answer_s_cost() -> None:
+    """Whether the same question was answered in the end, by another sample, or not at all."""
+    lost = result(GUIDED, 0, None, error="upstream_timeout", unscored="failed", cost=None, most=900_000)
+    refused = result(GUIDED, 1, None, error="overloaded", unscored="failed", cost=0, sample=1)
+    made = Arm(GUIDED, [lost, result(GUIDED, 0, 1.0), result(GUIDED, 1, 1.0), refused])
+    assert (made.spent, made.bounded) == (900_000 + 2 * 630_000, 900_000)
+    assert made.columns(["0", "1"]) == ([1.0, 1.0], [630_000, 630_000])
+    assert Arm(GUIDED, [lost]).spent == 900_000
+    unknown = result(GUIDED, 0, None, error="upstream_timeout", unscored="failed", cost=None)
+    assert (Arm(GUIDED, [unknown, result(GUIDED, 0, 1.0)]).spent, made.cell) == (None, GUIDED)
+
+
 def test_nothing_is_no_mean() -> None:
     assert mean([]) is None
     assert mean([1, None]) is None

@@ -117,3 +117,15 @@ def test_money_below_what_can_be_said_is_not_zero() -> None:
     assert money(0.3) == "below $0.000000001"
     assert money(0) == "$0"
     assert money(None) == UNKNOWN
+
+
+def test_what_is_spent_at_most_is_marked(summary: Summary) -> None:
+    """Requests failed of which nobody knows what they cost."""
+    guided = CELLS[5]
+    lost = result(guided, 2, None, error="upstream_timeout", unscored="failed", cost=None, most=1_000_000_000)
+    told = summarise(run(), [*results(), lost, result(guided, 2, 1.0)])
+    spent = cells(told, 2, "cut-off 40, batch 8")["spent"]
+    assert spent.startswith("≤ $1.")
+    assert not cells(told, 2, "cut-off 60, batch 8")["spent"].startswith("≤")
+    assert "counted at the most" in parts(told)[0].sheets[2].note
+    assert "counted at the most" not in parts(summary)[0].sheets[2].note
