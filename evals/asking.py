@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import orjson
@@ -198,6 +199,12 @@ class Asker:
 def root(url: str) -> str:
     """The address without what every request adds to it."""
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def shown(url: str) -> str:
+    """The address as it may be written down: without a name and a password."""
+    parts = urlsplit(root(url))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 async def is_plain(url: str, key: str) -> bool:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evals import tasks
-from evals.asking import Asker, in_process, is_plain, root
+from evals.asking import Asker, in_process, is_plain, shown
 from evals.prices import listed
 from evals.quotes import Quotes
 from evals.requests import ALONE
@@ -93,7 +93,7 @@ async def asking(url: str | None, key_env: str, config: Path | None) -> AsyncGen
     key = os.environ.get(key_env, "none")
     plain, told = await is_plain(url, key), None if config is None else Config.load(config)
     quotes = Quotes(told, plain=plain) if plain or told is not None else None
-    asker = Asker(url, key, config=None if plain else told, plain=plain, quotes=quotes, elsewhere=root(url))
+    asker = Asker(url, key, config=None if plain else told, plain=plain, quotes=quotes, elsewhere=shown(url))
     try:
         yield asker
     finally:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -277,6 +276,7 @@ class _Runner:
                 judging(prompt, self._options.judge or "", self._options.judge_tokens, self._asker)
             )
         except Empty as error:
+            self.trouble = str(error)
             return Told(error=str(error))
 
     async def _write(

@@ -15,7 +15,7 @@ import yaml
 from aiohttp import web
 from rich.console import Console
 
-from evals.asking import Asker, in_process, is_plain, root
+from evals.asking import Asker, in_process, is_plain, root, shown
 from evals.quotes import Quotes
 from evals.results import Cell, read
 from evals.run_command import asking, execute
@@ -183,6 +183,10 @@ async def test_a_gateway_elsewhere_is_known_by_its_models(tmp_path: Path) -> Non
     assert len(results) == COUNT * len(CELLS)
     assert "gkt" in made.settings["routes"]
     assert sum(each.cost or 0 for each in results) <= bound.nano
+
+
+def test_an_address_is_written_down_without_its_password() -> None:
+    assert shown("https://me:secret@example.net:8443/api/v1/") == "https://example.net:8443/api"
 
 
 def test_a_bound_holds_for_every_tokenizer_and_every_call() -> None:

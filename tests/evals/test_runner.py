@@ -570,6 +570,10 @@ async def test_an_answer_outlives_its_judge(tmp_path: Path) -> None:
     assert Arm(cells[0], results).spent == 30, "an answer in two lines was paid once"
     assert (await run("own", [task], cells, out, asker, options)).missing == 0
     assert (asker.asked, asker.verdicts) == (5, 6)
+    (out / RESULTS).write_bytes(lines[0] + b"\n")
+    ended = await run("own", [task], cells, out, asker, Options(judge="judge", budget=Money(0)))
+    assert (ended.missing, asker.asked) == (3, 5), "neither the judge nor the next question can be paid"
+    assert str(ended.why).startswith("the budget of ")
     await asker.aclose()
 
 
