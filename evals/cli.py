@@ -172,6 +172,24 @@ def bring(
         typer.echo(str(out / source.name))
 
 
+@evals.command("workload")
+def workload(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run: run.json and results.jsonl.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the workload goes.")],
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="Which task, where the run has several.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="NAME", help="Which teacher, where it has several.")] = None,
+) -> None:
+    """Write a run's answers as recorded outcomes, which `gkt calibrate` and `gkt eval replay` read.
+
+    The teacher's whole answers, every student's own, and those that students gave from the teacher's first words.
+    """
+    from evals import outcomes
+
+    made = outcomes.workload(folder, task, teacher, out)
+    guided = ", ".join(f"{each.student} from {each.tokens} tokens" for each in made.guided) or "none"
+    typer.echo(f"{out}: teacher {made.teacher}; students {', '.join(made.students)}; guided: {guided}")
+
+
 @evals.command("report")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run: run.json and results.jsonl.")],
