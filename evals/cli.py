@@ -32,7 +32,7 @@ app.add_typer(evals, name="eval", rich_help_panel=None)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A workload: workload.yaml and JSON lines of answers.")]
 
 DEFAULTS = ("rho=0.98", "rho=0.95")
-CONFIDENCE = 0.6
+CONFIDENCE = 0.5
 HELP_CONFIDENCE = "One-sided confidence of the retention's lower bound in the calibration half; 0.5: on average."
 
 
