@@ -29,6 +29,7 @@ RUNGS = 5
 WIDTH = 8
 """Ladders of each height that are built upon, the most promising ones; of three students that is all there are."""
 
+RESAMPLES = 100
 LEAST = 100
 """Questions below which nothing is claimed."""
 
@@ -60,9 +61,12 @@ class Goal:
             raise ValueError(f"no goal: retention {self.retention}, confidence {self.confidence}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A policy before it is fitted, with what cross-fitting says of it. `low` is the lower bound of retention."""
+    """A policy before it is fitted, with what cross-fitting says of it: `scores` and `costs` of each question.
+
+    `low` is the lower bound of retention. Neither bound nor `retention` knows how many others there were.
+    """
 
     shape: Shape
     worth: float
@@ -71,6 +75,8 @@ class Candidate:
     low: float
     needed: float
     """Questions at which `low` would reach the goal, all else equal; infinite when none would."""
+    scores: fit.Vector
+    costs: fit.Vector
 
 
 def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, seed: int = 0) -> Policy:
@@ -88,15 +94,12 @@ def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, 
     if not any(question.arms[manifest.teacher].cost for question in questions):
         raise Unsupported("the teacher costs nothing here, so there is nothing to save")
     search = _Search(questions, manifest, goal, teacher, seed)
-    best = search.tallest()
-    # Limits are looked for at the ladder that was found: first the students', then the teacher's.
-    best = search.cheapest(search.limited(best.shape), best)
-    best = search.cheapest(
-        (replace(best.shape, teacher_limit=limit) for limit in search.limits(manifest.teacher)), best
-    )
-    # Then guidance, where answers under guidance are known, for what the ladder or a part of it is not content with.
-    best = search.cheapest(search.guided(best.shape), best)
-    if best.low >= goal.retention and best.share < 1:
+    best = search.best()
+    # What was picked looks better than it is, the more so the more there was to pick from: once more, so much stricter.
+    search.flattery = flattery(search.seen, teacher, goal, seed=seed)
+    if search.flattery > 0:
+        best = search.best()
+    if search.reaches(best) and best.share < 1:
         return search.fitted(best)
     near = search.nearest
     if near is None:
@@ -104,9 +107,33 @@ def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, 
     much = "no number of questions would" if near.needed == inf else f"about {ceil(near.needed)} would"
     raise Unsupported(
         f"{count} questions do not support a retention of {goal.retention:g} with confidence {goal.confidence:g}: "
-        f"the best policy keeps {near.retention:.4f}, at least {near.low:.4f}; {much}, all else equal",
+        f"the best policy keeps {near.retention - search.flattery:.4f}, at least {near.low - search.flattery:.4f}; "
+        f"{much}, all else equal",
         None if near.needed == inf else ceil(near.needed),
     )
+
+
+def flattery(seen: Sequence[Candidate], teacher: fit.Vector, goal: Goal, *, seed: int = 0) -> float:
+    """By how much the retention of the cheapest candidate that reaches the goal is too high, for being picked.
+
+    On resamples of the questions the pick is made anew, and held against the questions that the resample left out
+    (bootstrap, 0.632 of the difference: Efron 1983). Never below 0; 0 where no resample has a pick.
+    """
+    count, z = len(teacher), NormalDist().inv_cdf(goal.confidence)
+    scores, costs = (np.array([getattr(each, name) for each in seen]) for name in ("scores", "costs"))
+    draw = np.random.default_rng(seed)
+    weights = draw.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float).T
+    mean = teacher @ weights / count
+    kept = scores @ weights / count / mean
+    squares = (scores**2) @ weights - 2 * kept * (scores * teacher @ weights) + kept**2 * (teacher**2 @ weights)
+    low = kept - z * np.sqrt(np.maximum(squares, 0) + 2) / count / mean
+    share = costs @ weights / count
+    share = np.where((low >= goal.retention) & (share < 1), share, np.inf)
+    picked, tries = share.argmin(axis=0), np.arange(RESAMPLES)
+    out = (weights == 0).astype(float)
+    outside = (scores @ out)[picked, tries] / (teacher @ out)
+    some = np.isfinite(share[picked, tries])
+    return max(0.0, 0.632 * float((kept[picked, tries] - outside)[some].mean())) if some.any() else 0.0
 
 
 class _Search:
@@ -119,12 +146,31 @@ class _Search:
         self._folds = np.array_split(np.random.default_rng(seed).permutation(len(questions)), FOLDS)
         names = (*manifest.students, *manifest.rungs)
         self._score = {name: sum(question.arms[name].score for question in questions) for name in names}
+        self.seen: list[Candidate] = []
+        """All candidates that were judged."""
+        self.flattery = 0.0
+        """By how much the retention of whichever is picked of them is too high."""
         self.nearest: Candidate | None = None
         """Of all candidates cheaper than the teacher, the one for whose claim the fewest questions would do."""
         self.prefer = self._preferred(manifest.students)
 
     def _preferred(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(names, key=lambda name: -self._score[name]))
+
+    def best(self) -> Candidate:
+        """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
+        self.seen, self.nearest = [], None
+        best = self.tallest()
+        # Limits are looked for at the ladder that was found: first the students', then the teacher's.
+        best = self.cheapest(self.limited(best.shape), best)
+        capped = (replace(best.shape, teacher_limit=limit) for limit in self.limits(self._manifest.teacher))
+        best = self.cheapest(capped, best)
+        # Then guidance, where answers under guidance are known, for what the ladder or a part of it does not accept.
+        return self.cheapest(self.guided(best.shape), best)
+
+    def reaches(self, candidate: Candidate) -> bool:
+        """Whether its lower bound, less what it is flattered by, is at the goal."""
+        return candidate.low - self.flattery >= self._goal.retention
 
     def tallest(self) -> Candidate:
         """The best ladder of up to `RUNGS` students in any order: weighed, or with the simple gate over it."""
@@ -146,7 +192,7 @@ class _Search:
 
     def _rank(self, candidate: Candidate) -> tuple[bool, float]:
         """Least is best: those that reach the goal by what they cost, then the others by how near they come."""
-        reaches = candidate.low >= self._goal.retention
+        reaches = self.reaches(candidate)
         return not reaches, candidate.share if reaches else -candidate.low
 
     def _better(self, found: Sequence[Candidate]) -> Candidate:
@@ -191,7 +237,9 @@ class _Search:
         """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
         found = [] if than is None else [than]
         for shape in shapes:
-            found += self._candidates(shape)
+            made = list(self._candidates(shape))
+            self.seen += made
+            found += made
         cheaper = [each for each in found if each.share < 1]
         known = [] if self.nearest is None else [self.nearest]
         self.nearest = min([*known, *cheaper], key=lambda each: (each.needed, -each.low), default=None)
@@ -202,7 +250,7 @@ class _Search:
         if shape.agreed:  # nothing was learnt, and nothing has to be kept from it
             whole = fit.walk(rungs, fit.agreement(rungs), 0.0)
             if self._paying(shape, rungs, whole):
-                yield self._judged(shape, 0.0, whole.score, float(whole.cost.mean()))
+                yield self._judged(shape, 0.0, whole.score, whole.cost)
             return
         everything = np.arange(len(self._questions))
         parts = []
@@ -214,7 +262,7 @@ class _Search:
             for fold, learn, judge in parts:
                 whole.put(fold, fit.walk(judge, fit.fit(learn, worth), worth))
             if self._paying(shape, rungs, whole):
-                yield self._judged(shape, worth, whole.score, float(whole.cost.mean()))
+                yield self._judged(shape, worth, whole.score, whole.cost)
 
     def _paying(self, shape: Shape, rungs: Sequence[Step], walked: Walked) -> bool:
         """Whether all guidance keeps more from the teacher than it costs of its answers.
@@ -227,7 +275,7 @@ class _Search:
         seen = [_observed(rungs, walked, height) for height in begins]
         return all(each.asked == 0 or each.kept > each.needed for each in seen)
 
-    def _judged(self, shape: Shape, worth: float, score: fit.Vector, share: float) -> Candidate:
+    def _judged(self, shape: Shape, worth: float, score: fit.Vector, cost: fit.Vector) -> Candidate:
         """The lower bound by Fieller's argument: the mean of policy - rho x teacher is above 0 below it."""
         count, mean = len(score), float(self._teacher.mean())
         retention = float(score.mean()) / mean
@@ -235,9 +283,9 @@ class _Search:
         # Two pairs are added, one lost and one won, so that no difference seen is not taken for certainty.
         spread = float(np.sqrt(((score - retention * self._teacher) ** 2).sum() + 2) / count)
         low = retention - z * spread / mean
-        margin = retention - self._goal.retention
+        margin = retention - self.flattery - self._goal.retention
         needed = count * (z * spread / mean / margin) ** 2 if margin > 0 else inf
-        return Candidate(shape, worth, share, retention, low, needed)
+        return Candidate(shape, worth, float(cost.mean()), retention, low, needed, score, cost)
 
     def fitted(self, best: Candidate) -> Policy:
         """The candidate, fitted on all questions, with its evidence."""
@@ -271,8 +319,9 @@ class _Search:
             evidence={
                 "questions": len(self._questions),
                 "target": {"retention": self._goal.retention, "confidence": self._goal.confidence},
-                "retention": round(best.retention, 4),
-                "retention_low": round(best.low, 4),
+                "retention": round(best.retention - self.flattery, 4),
+                "retention_low": round(best.low - self.flattery, 4),
+                "flattery": round(self.flattery, 4),
                 "cost_share": round(best.share, 4),
                 "teacher_accuracy": round(float(self._teacher.mean()), 4),
                 "mean_teacher_tokens": {

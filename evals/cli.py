@@ -32,8 +32,8 @@ app.add_typer(evals, name="eval", rich_help_panel=None)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A workload: workload.yaml and JSON lines of answers.")]
 
 DEFAULTS = ("rho=0.98", "rho=0.95")
-CONFIDENCE = 0.6
 HELP_EXEMPLARS = "JSON lines of exemplars instead of our own, of one task or of all; repeat it."
+CONFIDENCE = 0.5
 HELP_CONFIDENCE = "One-sided confidence of the retention's lower bound in the calibration half; 0.5: on average."
 
 
@@ -183,6 +183,24 @@ def bring(
     for source in SOURCES:
         import_one(data, source, out / source.name)
         typer.echo(str(out / source.name))
+
+
+@evals.command("workload")
+def workload(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run: run.json and results.jsonl.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the workload goes.")],
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="Which task, where the run has several.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="NAME", help="Which teacher, where it has several.")] = None,
+) -> None:
+    """Write a run's answers as recorded outcomes, which `gkt calibrate` and `gkt eval replay` read.
+
+    The teacher's whole answers, every student's own, and those that students gave from the teacher's first words.
+    """
+    from evals import outcomes
+
+    made = outcomes.workload(folder, task, teacher, out)
+    guided = ", ".join(f"{each.student} from {each.tokens} tokens" for each in made.guided) or "none"
+    typer.echo(f"{out}: teacher {made.teacher}; students {', '.join(made.students)}; guided: {guided}")
 
 
 @evals.command("report")

@@ -162,6 +162,12 @@ class Target(Strict):
         description="Lower bound of the share of the teacher's accuracy, which `gkt calibrate --ledger` aims at unless "
         "told otherwise.",
     )
+    confidence: float | None = Field(
+        None,
+        gt=0.5,
+        lt=1,
+        description="The least one-sided confidence of that bound. Null: any that is more than an even chance.",
+    )
 
 
 class Meaning(Strict):

@@ -9,6 +9,9 @@ from gateway.cascade.policy import Policy
 from gateway.config import Config, Route
 from gateway.errors import ConfigError
 
+EVEN = 0.5
+"""A confidence that says nothing: the bound is the mean."""
+
 
 class Ladder(NamedTuple):
     """A policy of cascades, and the upstream of each student that it names."""
@@ -86,6 +89,17 @@ def _vouches(policy: Policy, route: Route, config: Config) -> None:
         raise ConfigError(f"has no `retention_low` in its evidence, and target asks for one; {mend}")
     if low < wanted:
         raise ConfigError(f"vouches for a retention of {low:g}, and target asks for {wanted:g}; {mend}")
+    aim: Any = policy.evidence.get("target")
+    sure: Any = aim.get("confidence") if isinstance(aim, Mapping) else None
+    known = isinstance(sure, int | float) and not isinstance(sure, bool)
+    asked = route.target.confidence
+    if (known and (sure <= EVEN or sure < (asked or EVEN))) or (asked is not None and not known):
+        told = f"with a confidence of {sure:g}" if known else "without saying how surely"
+        least = f"{asked:g}" if asked is not None else f"more than {EVEN:g}, which is an even chance"
+        raise ConfigError(
+            f"vouches for its retention {told}, and target asks for {least}; calibrate anew with "
+            f"`gkt calibrate ... --retention {wanted:g} --confidence {asked or 0.95:g}`"
+        )
     teachers = {route.teacher, route.teacher_model, config.upstreams[route.teacher].model if route.teacher else None}
     if policy.teacher.model not in teachers:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,26 @@ class TestTarget:
         with pytest.raises(ConfigError, match="has no `retention_low` in its evidence"):
             policies.load(config(tmp_path, policy("small", evidence={}), target={"retention": 0.5}))
         assert policies.load(config(tmp_path, policy("small", evidence={})))
+
+    @pytest.mark.parametrize(
+        ("told", "asked", "said"),
+        [
+            (0.5, None, "with a confidence of 0.5, and target asks for more than 0.5, which is an even chance"),
+            (0.8, 0.9, "with a confidence of 0.8, and target asks for 0.9; calibrate anew with .*--confidence 0.9"),
+            (None, 0.9, "without saying how surely, and target asks for 0.9"),
+            (0.9, 0.9, None),
+            (0.6, None, None),
+            (None, None, None),
+        ],
+    )
+    def test_an_even_chance_vouches_for_nothing(
+        self, told: float | None, asked: float | None, said: str | None, tmp_path: Path
+    ) -> None:
+        evidence = EVIDENCE | ({} if told is None else {"target": {"retention": 0.98, "confidence": told}})
+        target = {"retention": 0.98, "confidence": asked}
+        made = config(tmp_path, policy("small", evidence=evidence), target=target)
+        with pytest.raises(ConfigError, match=said) if said else nullcontext():
+            policies.load(made)
 
     def test_evidence_is_of_one_teacher(self, tmp_path: Path) -> None:
         good = {"target": {"retention": 0.98}}
