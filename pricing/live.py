@@ -16,15 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pricing.aipw import Mean, aipw, quotient
 from pricing.drift import Change, change
 from pricing.intervals import Interval
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):  # thousands are made for a report
     """One request, as far as it was seen; None is what was not. Costs are in one unit, whichever.
 
     `propensity` is that of its arm; `shadow_propensity` that of a shadow, given that the policy served; None: none

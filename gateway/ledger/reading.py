@@ -13,7 +13,8 @@ from sqlalchemy import URL, Connection, create_engine, event, exc, make_url
 from gateway.errors import ConfigError
 from gateway.ledger import migrate
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.store import LOCK_WAIT, OPENING, read
+from gateway.ledger.store import LOCK_WAIT, OPENING
+from gateway.ledger.totals import read
 
 
 def read_savings(url: str, query: Query) -> list[SavingsRow]:
@@ -22,7 +23,7 @@ def read_savings(url: str, query: Query) -> list[SavingsRow]:
     Raises `ConfigError` when there is no ledger at `url`, or one of another version.
     """
     with ledger_at(url) as connection:
-        return read(connection, query)
+        return [sums.row(group) for group, sums in read(connection, query).items()]
 
 
 @contextmanager

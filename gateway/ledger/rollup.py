@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.ledger.savings import HOUR, SUMS, hour_of, number
-from gateway.ledger.schema import GROUPED, LEVELS, MEASURES, Level, corrections, entries, marks, rollups
+from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, marks, rollups
 
 KEYS = rollups.primary_key.columns.keys()
 
@@ -75,8 +75,9 @@ def summed(levels: Sequence[Level] = LEVELS, *, sign: int = 1, table: Table = en
     told: dict[str, ColumnElement[Any]] = {
         "level": level.c.level,
         "hour": hour // level.c.hours * level.c.hours,
-        **{name: table.c[name] for name in GROUPED},
-        "caller": case((level.c.by_caller == number(1), table.c.caller), else_=literal_column("''", Text)),
+        "outcome": table.c.outcome,
+        "caller": _if(level.c.by_caller, table.c.caller),
+        **{name: _if(level.c.by_plan, table.c[name]) for name in ("model", "strategy", "route")},
         "method": method,
     }
     of = SUMS if table is entries else {name: func.sum(table.c[name]) for name in MEASURES}
@@ -86,11 +87,20 @@ def summed(levels: Sequence[Level] = LEVELS, *, sign: int = 1, table: Table = en
     return select(*labelled, *sums).select_from(table.join(level, true())).group_by(*keys)
 
 
+def _if(kept: ColumnElement[int], name: ColumnElement[str]) -> ColumnElement[str]:
+    return case((kept == number(1), name), else_=literal_column("''", Text))
+
+
 def _levels(levels: Sequence[Level]) -> Any:
     """A table of them, so that one statement serves all."""
 
     def row(level: Level) -> Any:
-        told = {"level": level.number, "hours": level.hours, "by_caller": int(level.by_caller)}
+        told = {
+            "level": level.number,
+            "hours": level.hours,
+            "by_caller": int(level.by_caller),
+            "by_plan": int(level.by_plan),
+        }
         return select(*(number(value).label(name) for name, value in told.items()))
 
     return union_all(*map(row, levels)).subquery("levels")
@@ -110,10 +120,9 @@ def proven(start: int) -> Select[Any]:
     return told.having(or_(*(func.sum(of.c[name]) != 0 for name in MEASURES)))
 
 
-def derived() -> Select[Any]:
-    """Rollups of the coarser levels as the finest has them."""
-    finest, *coarser = LEVELS
-    told = summed(coarser, table=rollups).where(rollups.c.level == finest.number, _is_something())
+def derived(level: Level) -> Select[Any]:
+    """Rollups of a coarser level as the one that it is made of has them."""
+    told = summed([level], table=rollups).where(rollups.c.level == number(level.of or 0), _is_something())
     return told.having(or_(*(func.sum(rollups.c[name]) != 0 for name in MEASURES)))
 
 
@@ -159,14 +168,16 @@ def kept_from(connection: Connection) -> int:
 def differences(connection: Connection) -> list[dict[str, Any]]:
     """The rollups that are not what they should be, as they are (`kept`) and as they should be (`should`).
 
-    The finest are compared with the entries, but for hours whose entries may have been pruned, and the coarser ones
-    with the finest. Reads all entries: some seconds for a million.
+    The finest are compared with the entries, but for hours whose entries may have been pruned, and each coarser level
+    with the one that it is made of. Reads all entries: some seconds for a million.
     """
     start = kept_from(connection)
     kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES))).where(_is_something())
-    finest = rollups.c.level == LEVELS[0].number
+    finest, *coarser = LEVELS
+    pairs = [(kept.where(rollups.c.level == finest.number, rollups.c.hour >= start), proven(start))]
+    pairs += [(kept.where(rollups.c.level == level.number), derived(level)) for level in coarser]
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for are, should in ((kept.where(finest, rollups.c.hour >= start), proven(start)), (kept.where(~finest), derived())):
+    for are, should in pairs:
         for name, statement in (("kept", except_(are, should)), ("should", except_(should, are))):
             for row in connection.execute(statement).mappings():
                 key = tuple(row[each] for each in KEYS)
@@ -188,7 +199,8 @@ def hold(connection: Connection) -> None:
 def rebuild(connection: Connection) -> None:
     """Make the rollups anew from the entries, but for the hours whose entries may have been pruned. See `hold`."""
     start = kept_from(connection)
-    finest = rollups.c.level == LEVELS[0].number
-    connection.execute(delete(rollups).where(~finest | (rollups.c.hour >= start)))
-    for made in (proven(start), derived()):
+    finest, *coarser = LEVELS
+    is_finest = rollups.c.level == finest.number
+    connection.execute(delete(rollups).where(~is_finest | (rollups.c.hour >= start)))
+    for made in (proven(start), *map(derived, coarser)):
         connection.execute(insert(rollups).from_select([*KEYS, *MEASURES], made))
