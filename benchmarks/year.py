@@ -32,7 +32,7 @@ from sqlalchemy import (
 from gateway.chat import Call, Outcome, Stage, StrategyName
 from gateway.ledger import rollup, rows
 from gateway.ledger.entry import Entry, shadow_id
-from gateway.ledger.schema import calls, corrections, entries, keys, measurements, rollups, scores
+from gateway.ledger.schema import calls, corrections, entries, key_secrets, keys, measurements, rollups, scores
 from gateway.ledger.store import Store
 from gateway.ledger.tally import amounts, correction, tally
 from pricing.baseline import Baseline
@@ -197,6 +197,10 @@ def fill(store: Store, shape: Shape) -> None:
     with store.transaction(write=True) as connection:
         kinds = _kinds(connection, shape, run)
         connection.execute(insert(keys), [_key(n) for n in range(shape.callers)])
+        secrets = [
+            {"digest": f"{n:064x}", "key_id": caller(n), "hint": "sk", "created_at": 0} for n in range(shape.callers)
+        ]
+        connection.execute(insert(key_secrets), secrets)
     for first in range(0, shape.entries, BULK):
         with store.transaction(write=True) as connection:
             last = min(first + BULK, shape.entries)

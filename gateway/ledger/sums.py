@@ -6,7 +6,6 @@ are thousands of groups, only those that somebody looks at become rows.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import add
@@ -29,10 +28,10 @@ class Sums:
     """Sums over the entries of one group, in the order of `MEASURES`, and by outcome and baseline method."""
 
     measures: list[int] = field(default_factory=lambda: [0] * len(MEASURES))
-    outcomes: Counter[str] = field(default_factory=Counter)
-    methods: Counter[str] = field(default_factory=Counter)
-    compared: Counter[str] = field(default_factory=Counter)
-    shadows: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    methods: dict[str, int] = field(default_factory=dict)
+    compared: dict[str, int] = field(default_factory=dict)
+    shadows: dict[str, int] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -51,12 +50,12 @@ class Sums:
     def add(self, outcome: str, method: str | None, measures: Sequence[int]) -> None:
         """Add what entries of one outcome and one method come to."""
         self.measures = list(map(add, self.measures, measures))
-        self.outcomes[outcome] += measures[_REQUESTS]
+        _more(self.outcomes, outcome, measures[_REQUESTS])
         if measures[_SHADOWS]:
-            self.shadows[outcome] += measures[_SHADOWS]
+            _more(self.shadows, outcome, measures[_SHADOWS])
         if measures[_COMPARED] or measures[_LIKELY]:
-            self.methods[method or ""] += measures[_LIKELY]
-            self.compared[method or ""] += measures[_COMPARED]
+            _more(self.methods, method or "", measures[_LIKELY])
+            _more(self.compared, method or "", measures[_COMPARED])
 
     @classmethod
     def total(cls, parts: Iterable[Sums]) -> Sums:
@@ -64,11 +63,10 @@ class Sums:
         whole = cls()
         for part in parts:
             whole.measures = list(map(add, whole.measures, part.measures))
-            # `update` keeps what is 0 or less, unlike `+`.
-            whole.outcomes.update(part.outcomes)
-            whole.methods.update(part.methods)
-            whole.compared.update(part.compared)
-            whole.shadows.update(part.shadows)
+            for name in ("outcomes", "methods", "compared", "shadows"):
+                counts = getattr(whole, name)
+                for each, count in getattr(part, name).items():
+                    _more(counts, each, count)
         return whole
 
     def row(self, group: str = ALL) -> SavingsRow:
@@ -105,6 +103,10 @@ class Sums:
         )
 
 
-def _some(counts: Counter[str]) -> dict[str, int]:
+def _more(counts: dict[str, int], name: str, count: int) -> None:
+    counts[name] = counts.get(name, 0) + count
+
+
+def _some(counts: dict[str, int]) -> dict[str, int]:
     """The counts that are not zero, by name; sums of rows may come to nothing."""
     return {name: count for name, count in sorted(counts.items()) if count}
