@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pricing.aipw import Mean, aipw, quotient
 from pricing.drift import Change, change
 from pricing.intervals import Interval
 
 
-class Observed(NamedTuple):  # thousands are made for a report
+@dataclass(frozen=True, slots=True)
+class Observed:
     """One request, as far as it was seen; None is what was not. Costs are in one unit, whichever.
 
     `propensity` is that of its arm; `shadow_propensity` that of a shadow, given that the policy served; None: none

@@ -172,7 +172,7 @@ def _summed(
     if query.by is not None:
         parts.append(_group(query.by, table).label("group"))
     # PostgreSQL sums whole numbers into decimal ones, which take longer.
-    labelled = [cast(column, BigInteger).label(name) for name, column in sums.items()]
+    labelled = [cast(sums[name], BigInteger).label(name) for name in MEASURES]  # in the order of `Sums`
     return select(*parts, *labelled).where(*conditions).group_by(*(part.element for part in parts))
 
 
