@@ -165,6 +165,7 @@ async def measure_pages(url: str, shape: Shape) -> None:
     """Print how long each page takes from the request to its last byte, through the whole application."""
     async with open_gateway(config(url), environ={"GKT_ADMIN_KEY": ADMIN}) as gateway:
         app = create_app(gateway.config, opener=lambda _: nullcontext(gateway), pages={PATH: Dashboard(gateway)})
+        app.state.gateway = gateway  # whose lifespan nobody runs here
         admin = {"authorization": f"Bearer {ADMIN}"}
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=admin) as http:
