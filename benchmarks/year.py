@@ -33,8 +33,9 @@ from gateway.chat import Call, Outcome, Stage, StrategyName
 from gateway.ledger import rollup, rows
 from gateway.ledger.entry import Entry, shadow_id
 from gateway.ledger.schema import calls, corrections, entries, key_secrets, keys, measurements, rollups, scores
+from gateway.ledger.standing import standing
 from gateway.ledger.store import Store
-from gateway.ledger.tally import amounts, correction, tally
+from gateway.ledger.tally import amounts, correction, moved, tally
 from pricing.baseline import Baseline
 from pricing.bill import Line
 from pricing.book import Price
@@ -168,9 +169,9 @@ def _shadow(run: int, dice: random.Random, told: Entry, settled: rows.Settlement
     }
     found[2].append(_row(measurements, shadow_id=name, **measurement))
     costs = amounts(booked, [])
-    was, will = tally(entry, booked, costs), tally(entry, booked, costs, measurement)
-    moved = (entry["baseline_method"], {name: -amount for name, amount in was.items()}), ("measured", will)
-    for n, each in enumerate(moved, 1):
+    was, will = standing(entry), standing(entry, measurement)
+    sums = [tally(entry, booked, costs, each) for each in (was, will)]
+    for n, each in enumerate(moved(was.method, sums[0], will.method, sums[1]), 1):
         found[3].append(_row(corrections, **correction(entry, n, 6.0, *each)))
     found[4].append(_row(scores, source="agreement", made=6.0, value=float(dice.random() < 0.7)))
 
