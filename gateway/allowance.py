@@ -39,6 +39,8 @@ class Limits:
 
     def __or__(self, other: Limits) -> Limits:
         """These, and those of `other` where there is none here."""
+        if self == NO_LIMITS or other == NO_LIMITS:  # nearly always; asked of every key that a page shows
+            return other if self == NO_LIMITS else self
         return Limits(**(asdict(other) | {name: value for name, value in asdict(self).items() if value is not None}))
 
 

@@ -203,7 +203,7 @@ def reconcile(
 
 
 def _difference(wrong: Mapping[str, Any]) -> str:
-    from gateway.ledger.schema import GROUPED, LEVELS, MEASURES
+    from gateway.ledger.schema import LEVELS, MEASURES
     from gateway.ledger.upkeep import moment as hour
 
     kept, should = wrong["kept"] or {}, wrong["should"] or {}
@@ -211,7 +211,10 @@ def _difference(wrong: Mapping[str, Any]) -> str:
     said = [
         f"{name} {kept.get(name, 0)}, not {should.get(name, 0)}" for name in MEASURES if _differ(kept, should, name)
     ]
-    names = [wrong["caller"] or "all callers", *(wrong[name] for name in GROUPED[1:]), wrong["method"] or "no baseline"]
+    kept_apart = [name for name in ("model", "strategy", "route") if level.by_plan]
+    plan = [wrong[name] for name in kept_apart] or ["all models"]
+    caller = wrong["caller"] if level.by_caller else "all callers"
+    names = [caller, *plan, wrong["outcome"], wrong["method"] or "no baseline"]
     return f"{hour(wrong['hour'])} {level.hours} h, {', '.join(names)}: {'; '.join(said)}"
 
 

@@ -176,13 +176,12 @@ def split(row: SavingsRow) -> Figure:
 
 
 def groups(name: str, title: str, rows: Sequence[SavingsRow], called: Mapping[str, str] | None = None) -> Figure:
-    """What each group spent beside what the teacher alone would have cost, the dearest first.
+    """What each group spent beside what the teacher alone would have cost; `rows` come the dearest first.
 
     `called`: what to call a group instead of its own name.
     """
     named = called or {}
-    ordered = sorted(rows, key=lambda row: (row.spent.nano, row.requests), reverse=True)
-    shown = ordered[:LARGEST][::-1]
+    shown = list(rows[:LARGEST])[::-1]
     names = [_short(named.get(row.group, row.group)) for row in shown]
     # Two long names may be cut to the same; a category axis would draw them as one.
     names = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
@@ -198,8 +197,8 @@ def groups(name: str, title: str, rows: Sequence[SavingsRow], called: Mapping[st
         "yaxis": {"type": "category", "automargin": True, "fixedrange": True},
         "legend": {"orientation": "h", "y": 1.15, "x": 0, "traceorder": "reversed"},
     }
-    said = [f"{_short(named.get(row.group, row.group))} {rounded(row.spent)}{_saving(row)}" for row in ordered[:3]]
-    rest = len(ordered) - len(said)
+    said = [f"{_short(named.get(row.group, row.group))} {rounded(row.spent)}{_saving(row)}" for row in rows[:3]]
+    rest = len(rows) - len(said)
     more = f"; and {rest:,} more" if rest > 0 else ""
     height = 110 + 46 * max(2, len(shown))
     return Figure(name, title, f"Most spent: {', '.join(said)}{more}.", data, layout, height)

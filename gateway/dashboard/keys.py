@@ -13,11 +13,12 @@ from gateway.dashboard.figures import Figure, groups
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, parse
 from gateway.dashboard.requests import behind
-from gateway.dashboard.tables import NONE, SUMS, Column, Table, dearest, sums
+from gateway.dashboard.tables import NONE, SUMS, Column, Later, Table, dearest
+from gateway.dashboard.tables import sums as told
 from gateway.errors import Busy
 from gateway.keys.key import Key
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.savings import nothing
+from gateway.ledger.sums import Sums
 from gateway.pipeline import Gateway
 from pricing.money import Money
 
@@ -62,23 +63,23 @@ async def keys(gateway: Gateway, said: Mapping[str, str]) -> Page:
     """The page of keys."""
     now = time.time()
     period = parse(said, now)
-    rows = await gateway.ledger.savings(Query(since=period.since, until=period.until, by="caller"))
+    sums = await gateway.ledger.sums(Query(since=period.since, until=period.until, by="caller"))
     held = await gateway.keys.all()
-    asked = {row.group for row in rows}
-    unused = [nothing(key.id) for key in held if key.id not in asked]
+    unused = [(key.id, Sums()) for key in held if key.id not in sums]
     context = {
         "period": period,
-        "chart": chart(rows, held),
+        "chart": chart(dearest(sums.items()), held),
         "open": gateway.auth.open,
-        "asked": len(rows),
+        "asked": len(sums),
         "unused": len(unused),
         "shown": ON_PAGE,
     }
-    whole = replace(table([*rows, *unused], held, period, now), shown=LISTED)
-    callers = {key.id: key.caller for key in held if key.status(now) == "active"}
-    callers |= {row.group: Caller(row.group) for row in rows if row.group not in {key.id for key in held}}
+    whole = replace(table(dearest([*sums.items(), *unused]), held, period, now), shown=LISTED)
+    names = {key.id: key.name for key in held}
+    callers = [key.caller for key in held if key.status(now) == "active"]
+    callers += [Caller(caller) for caller in sums if caller not in names]
     refused = await gateway.admission.refusals.counts(period.since, period.until)
-    allowed, left_out = await allowances(gateway, list(callers.values()), {key.id: key.name for key in held}, refused)
+    allowed, left_out = await allowances(gateway, callers, names, refused)
     context["left_out"] = left_out
     return Page("keys.html", "Keys", context, {"keys": whole, "limits": allowed})
 
@@ -125,15 +126,14 @@ async def allowances(
 
 
 def table(rows: Sequence[SavingsRow], held: Sequence[Key], period: Period, now: float) -> Table:
-    """One row a key, the dearest first; of keys from the environment nothing but their id is known."""
+    """One row a key, in the order of `rows`; of keys from the environment nothing but their id is known."""
     known = {key.id: key for key in held}
-    ordered = dearest(rows)
-    lines = [[row.group, *_told(known.get(row.group), now), *sums(row)] for row in ordered]
-    return Table("keys", "Keys by what they spent", COLUMNS, lines, behind(ordered, "caller", period))
+    lines = Later(rows, lambda row: [row.group, *_told(known.get(row.group), now), *told(row)])
+    return Table("keys", "Keys by what they spent", COLUMNS, lines, behind(rows, "caller", period))
 
 
 def chart(rows: Sequence[SavingsRow], held: Sequence[Key]) -> Figure:
-    """What each key spent, by its name where it has one."""
+    """What each key spent, by its name where it has one; `rows` come the dearest first."""
     return groups("keys", "By key", rows, {key.id: key.name for key in held})
 
 

@@ -14,7 +14,7 @@ from gateway.dashboard.machines import Use
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import parse
 from gateway.dashboard.tables import Column, Table
-from gateway.ledger.entry import Query
+from gateway.ledger.entry import Made, Query
 from gateway.pipeline import Gateway
 from gateway.upstreams import Upstream
 from pricing.book import Price
@@ -105,9 +105,9 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
         gateway.ledger.calls(Query(since=period.since, until=period.until), limit=SAMPLE),
         machines.uses(gateway.ledger, priced, period, now),
     )
-    by_upstream: dict[str, list[Mapping[str, Any]]] = {}
+    by_upstream: dict[str, list[Made]] = {}
     for call in calls:
-        by_upstream.setdefault(call["upstream"], []).append(call)
+        by_upstream.setdefault(call.upstream, []).append(call)
     cards = [
         Card(
             upstream,
@@ -132,19 +132,18 @@ async def models(gateway: Gateway, said: Mapping[str, str]) -> Page:
     return Page("models.html", "Models", context, {"models": table})
 
 
-def speed(calls: Sequence[Mapping[str, Any]]) -> Speed:
+def speed(calls: Sequence[Made]) -> Speed:
     """How fast these calls were."""
-    outputs = [(call["usage"] or {}).get("output") for call in calls]
-    timed = [(out, call["duration"]) for out, call in zip(outputs, calls, strict=True) if out and call["duration"]]
-    firsts = [call["first_token"] for call in calls if call["first_token"] is not None]
+    timed = [(call.output, call.duration) for call in calls if call.output and call.duration]
+    firsts = [call.first_token for call in calls if call.first_token is not None]
     took = sum(duration for _, duration in timed)
     return Speed(
         calls=len(calls),
-        failed=sum(call["error"] is not None for call in calls),
-        cut=sum(call["cut"] for call in calls),
-        output=sum(out or 0 for out in outputs),
-        spent=Money(sum(call["amount"] or 0 for call in calls)),
-        rate=sum(out for out, _ in timed) / took if took else None,
+        failed=sum(call.error is not None for call in calls),
+        cut=sum(call.cut for call in calls),
+        output=sum(call.output or 0 for call in calls),
+        spent=Money(sum(call.amount or 0 for call in calls)),
+        rate=sum(output for output, _ in timed) / took if took else None,
         first_median=median(firsts) if firsts else None,
         first_p95=quantiles(firsts, n=20, method="inclusive")[-1] if len(firsts) > 1 else None,
     )

@@ -14,6 +14,7 @@ from gateway.dashboard.period import Period, buckets, local_day, moment, parse, 
 from gateway.dashboard.requests import behind
 from gateway.dashboard.tables import Column, Table, by_group, dearest
 from gateway.ledger.entry import Query, SavingsRow
+from gateway.ledger.sums import Sums
 from gateway.pipeline import Gateway
 from pricing.money import Money
 
@@ -29,7 +30,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     now = time.time()
     period = parse(said, now)
     asked = Query(since=period.since, until=period.until)
-    ask = gateway.ledger.savings
+    ask = gateway.ledger.sums
     days = period.days(now)
     fine = "hour" if days != "UTC" else period.step
     by_time, *groups = await asyncio.gather(
@@ -37,15 +38,16 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
     )
     if fine != period.step:
         by_time = _by_day(by_time, days)
-    by_strategy, by_model, by_caller = map(dearest, groups)
-    whole = tags.merged(by_strategy)
+    times = [sums.row(name) for name, sums in by_time.items()]
+    by_strategy, by_model, by_caller = (dearest(sums.items()) for sums in groups)
+    whole = Sums.total(by_time.values()).row()
     held = await gateway.keys.all()
     tagged = any(key.tags for key in held)
-    by_tag = tags.by_tag(by_caller, held)
+    by_tag = tags.by_tag(groups[-1], held)
     ever = whole.requests > 0 or bool(await gateway.ledger.entries(limit=1))
     shown = {
         "time": replace(
-            by_group("time", f"Sums by {period.step}, newest first", by_time[::-1], _column(period, days)), shown=LATEST
+            by_group("time", f"Sums by {period.step}, newest first", times[::-1], _column(period, days)), shown=LATEST
         ),
         "strategies": by_group(
             "strategies",
@@ -68,7 +70,7 @@ async def overview(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "methods": methods(whole),
     }
     charts = {
-        "time": figures.over_time(by_time, _names(by_time, period, days, now), period.step, days),
+        "time": figures.over_time(times, _names(times, period, days, now), period.step, days),
         "strategies": figures.strategies(by_strategy),
         "split": figures.split(whole),
         "models": figures.groups("models", "By the model that was asked for", by_model),
@@ -125,10 +127,10 @@ def methods(row: SavingsRow) -> Table:
     )
 
 
-def _by_day(hours: Sequence[SavingsRow], zone: str) -> list[SavingsRow]:
+def _by_day(hours: Mapping[str, Sums], zone: str) -> dict[str, Sums]:
     """Sums by hour as sums by the days of a zone, in which each hour lies whole."""
-    parts = groupby(hours, key=lambda row: local_day(row.group, zone))
-    return [tags.merged(list(rows), day) for day, rows in parts]
+    days = groupby(hours.items(), key=lambda hour: local_day(hour[0], zone))
+    return {day: Sums.total(sums for _, sums in parts) for day, parts in days}
 
 
 def _column(period: Period, days: str) -> Column:

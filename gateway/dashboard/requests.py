@@ -12,7 +12,7 @@ from gateway.chat import Outcome, StrategyName
 from gateway.dashboard import PATH, prices
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, address, parse
-from gateway.dashboard.tables import Column, Table
+from gateway.dashboard.tables import Column, Later, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest, NotFound
 from gateway.ledger.entry import Query, SavingsRow, shadow_id
@@ -101,8 +101,8 @@ async def listing(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "csv_rows": CSV_ROWS,
         "strategies": STRATEGIES,
         "outcomes": OUTCOMES,
-        "models": await _names(gateway, replace(everything, by="model")),
-        "callers": await _names(gateway, replace(everything, by="caller")),
+        "models": await gateway.ledger.names(replace(everything, by="model"), limit=OFFERED),
+        "callers": await gateway.ledger.names(replace(everything, by="caller"), limit=OFFERED),
         "ever": bool(entries) or bool(await gateway.ledger.entries(limit=1)),
     }
     table = Table("requests", "Requests, newest first", LISTED, [listed(entry) for entry in entries], links, rows)
@@ -134,9 +134,9 @@ async def one(gateway: Gateway, request_id: str) -> Page:
     return Page("request.html", f"Request {request_id}", context, {"calls": table})
 
 
-def behind(rows: Sequence[SavingsRow], name: str, period: Period) -> list[str]:
+def behind(rows: Sequence[SavingsRow], name: str, period: Period) -> Sequence[str]:
     """Where the requests behind each row are; `name` is the filter that finds them."""
-    return [address(LIST, period.fields, {name: row.group}) for row in rows]
+    return Later(rows, lambda row: address(LIST, period.fields, {name: row.group}))
 
 
 def listed(entry: Mapping[str, Any]) -> list[Any]:
@@ -194,11 +194,6 @@ def _before(text: str) -> tuple[float, str] | None:
         return float(at), request_id
     except ValueError:
         raise BadRequest("This page of requests does not exist.", param="before") from None
-
-
-async def _names(gateway: Gateway, query: Query) -> Sequence[str]:
-    rows = await gateway.ledger.savings(query)
-    return sorted(row.group for row in sorted(rows, key=lambda row: -row.requests)[:OFFERED])
 
 
 def _money(nano: int | None) -> Money | None:

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from gateway.ledger.entry import SavingsRow
 from gateway.ledger.export import harmless
 from gateway.ledger.rows import STAGES
+from gateway.ledger.sums import Sums
 from pricing.money import Money
 
 Kind = Literal["text", "code", "count", "money", "percent", "seconds", "rate", "moment", "hour", "state"]
+
+T = TypeVar("T")
+
+
+class Later(Sequence[T]):
+    """What is made of each item of a sequence, when that is looked at: a page shows few rows of many."""
+
+    def __init__(self, of: Sequence[Any], make: Callable[[Any], T]) -> None:
+        self._of = of
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        return Later(self._of[place], self._make) if isinstance(place, slice) else self._make(self._of[place])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, self._of)
+
 
 NONE = ""
 """In a table: there is none, and that is known; None is unknown."""
@@ -138,19 +163,20 @@ def sums(row: SavingsRow) -> list[Any]:
     return [row.requests, row.spent, *stages, *compared, *baseline, *saved, *rest]
 
 
-def dearest(rows: Sequence[SavingsRow]) -> list[SavingsRow]:
-    """The rows by what was spent, the most first."""
-    return sorted(rows, key=lambda row: (-row.spent.nano, -row.requests, row.group))
+def dearest(groups: Iterable[tuple[str, Sums]]) -> Sequence[SavingsRow]:
+    """The rows of groups by what was spent, the most first; made when somebody looks at them."""
+    ordered = sorted(groups, key=lambda each: (-each[1].spent, -each[1].requests, each[0]))
+    return Later(ordered, lambda each: each[1].row(each[0]))
 
 
 def by_group(name: str, caption: str, rows: Sequence[SavingsRow], column: Column, links: Sequence[str] = ()) -> Table:
     """One row a group with all its sums, the group in `column`."""
-    whole = [[row.group, *sums(row)] for row in rows]
+    whole = Later(rows, lambda row: [row.group, *sums(row)])
     return Table(name, caption, (column, *SUMS), whole, links)
 
 
 def brief(table: Table, wanted: Sequence[str] = BRIEF) -> Table:
     """The same table as a page shows it: the group, the columns that are `wanted`, and the first rows."""
     keep = [0, *(index for index, column in enumerate(table.columns) if column.name in wanted)]
-    rows = [[row[index] for index in keep] for row in table.rows]
+    rows = Later(table.rows, lambda row: [row[index] for index in keep])
     return Table(table.id, table.caption, [table.columns[i] for i in keep], rows, table.links, table.shown)

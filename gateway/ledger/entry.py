@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from gateway.cascade.kept import Kept
 from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
@@ -14,6 +14,9 @@ from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
 from pricing.live import Observed
 from pricing.money import Money
+
+if TYPE_CHECKING:
+    from gateway.ledger.sums import Sums
 
 SHADOW = "-shadow"
 
@@ -170,6 +173,19 @@ class Timed(NamedTuple):
     stays: Sequence[Stay] = ()
 
 
+class Made(NamedTuple):
+    """A settled call, as far as its speed goes; seconds and nano-dollars, None where unknown."""
+
+    request_id: str
+    upstream: str
+    output: int | None
+    first_token: float | None
+    duration: float | None
+    error: str | None
+    cut: bool
+    amount: int | None
+
+
 LengthKey = tuple[str, str, str]
 """What decides about lengths: route, strategy, and the teacher's model."""
 
@@ -236,6 +252,14 @@ class Ledger(Protocol):
         """Sums of the settled entries, one row a group, ordered by group."""
         ...
 
+    async def sums(self, query: Query = Query()) -> Mapping[str, Sums]:
+        """The same by group, not yet made into rows: for who shows few of many groups, or adds them up."""
+        ...
+
+    async def names(self, query: Query, *, limit: int) -> Sequence[str]:
+        """The groups of `query` that most requests are of, at most `limit`, in order; of whole hours."""
+        ...
+
     async def entries(
         self, query: Query = Query(), *, limit: int = 100, before: tuple[float, str] | None = None
     ) -> Sequence[Mapping[str, Any]]:
@@ -245,8 +269,8 @@ class Ledger(Protocol):
         """
         ...
 
-    async def calls(self, query: Query = Query(), *, limit: int = 1000) -> Sequence[Mapping[str, Any]]:
-        """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
+    async def calls(self, query: Query = Query(), *, limit: int = 1000) -> Sequence[Made]:
+        """The settled calls of the newest `limit` entries that `query` wants, in no order."""
         ...
 
     async def timed(

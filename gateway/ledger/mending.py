@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.ledger.reading import ledger_at
 from gateway.ledger.rollup import KEYS, coarser_differences, finest_differences
 from gateway.ledger.savings import DAY, HOUR
-from gateway.ledger.schema import LEVELS, MEASURES, corrections, entries, marks, rollups
+from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, marks, rollups
 
 CHUNK = 500
 """Rows that are changed in one transaction; nobody waits for them for longer than some milliseconds."""
@@ -30,6 +30,9 @@ SPAN = max(level.hours for level in LEVELS)
 
 LEAST_REST = 0.1
 """Seconds: how long a writer of SQLite sleeps at most between its looks at the lock that it waits for."""
+
+PLAN = ("model", "strategy", "route")
+"""What is empty in the keys of levels that do not tell plans apart."""
 
 Key = tuple[Any, ...]
 Change = Mapping[Key, Sequence[int]]
@@ -49,7 +52,8 @@ def mend(url: str) -> list[dict[str, Any]]:
             first = hour // SPAN * SPAN
             for day in range(first, first + SPAN, DAY):
                 wrong += _slice(url, snapshot, day, day + DAY)
-            wrong += _slice(url, snapshot, first, None)
+            for level in LEVELS[1:]:  # each behind the one that it is made of, which is right by now
+                wrong += _slice(url, snapshot, first, first + SPAN, level)
             done = first + SPAN
     return sorted(wrong, key=lambda each: tuple(each[key] for key in KEYS))
 
@@ -59,14 +63,14 @@ def rest(took: float) -> None:
     time.sleep(max(took, LEAST_REST))
 
 
-def _slice(url: str, snapshot: Connection, first: int, end: int | None) -> list[dict[str, Any]]:
-    """Mend the finest sums of a day, and with them the coarser ones; or, `end` None, the coarser ones of a span."""
+def _slice(url: str, snapshot: Connection, first: int, end: int, level: Level | None = None) -> list[dict[str, Any]]:
+    """Mend the finest sums of some hours, and with them the coarser ones; or those of one coarser level."""
     while True:
         counted = _counted(snapshot)
-        if end is None:
-            wrong = coarser_differences(snapshot, first, first + SPAN)
-        else:
+        if level is None:
             wrong = finest_differences(snapshot, first, end)
+        else:
+            wrong = coarser_differences(snapshot, level, first, end)
         snapshot.rollback()
         if not wrong or _add(url, changes(wrong), counted):
             return wrong
@@ -83,8 +87,8 @@ def changes(wrong: Sequence[Mapping[str, Any]]) -> Change:
         if each["level"] == finest.number:
             for level in coarser:
                 hour = each["hour"] // level.hours * level.hours
-                caller = each["caller"] if level.by_caller else ""
-                targets.append({**each, "level": level.number, "hour": hour, "caller": caller})
+                together = [*([] if level.by_caller else ["caller"]), *([] if level.by_plan else PLAN)]
+                targets.append({**each, "level": level.number, "hour": hour, **dict.fromkeys(together, "")})
         for target in targets:
             sums = found[tuple(target[key] for key in KEYS)]
             sums[:] = map(sum, zip(sums, change, strict=True))

@@ -19,7 +19,7 @@ from gateway.ledger.schema import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0015"
+HEAD = "0016"
 """The last step. Here as well as in its file, so that a database that is new or up to date opens without Alembic."""
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -8,6 +8,7 @@ index for each filter would cost every request, and help little when several are
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -38,7 +39,7 @@ def newest(connection: Connection, query: Query, limit: int, before: Place | Non
     during = (entries.c.at >= bindparam("first"), entries.c.at < bindparam("last"))
     names = _newest_first(select(entries.c.request_id).where(*wanted, *during), limit)
     kept = rollup.kept_from(connection)
-    runs = _runs(_hours(connection, query, *_bounds(query, before, kept), savings.levels(query)), limit)
+    runs = _runs(_hours(connection, query, *_bounds(query, before, kept), _levels(query)), limit)
     # Of hours that were pruned rollups know more than there is; nearly all of those entries are gone.
     found: list[str] = []
     for first, last in chain(runs, [(0, kept)] if kept else []):
@@ -51,6 +52,19 @@ def newest(connection: Connection, query: Query, limit: int, before: Place | Non
 
 def _newest_first(of: Select[Any], limit: int) -> Select[Any]:
     return of.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
+
+
+def _levels(query: Query) -> list[Level]:
+    """Where to look, coarsest first: for a caller's requests of one plan, first where the caller asked at all."""
+    of_caller = replace(query, model=None, strategy=None)
+    coarse = [level for level in savings.levels(of_caller) if level.hours > savings.DAY] if query.caller else []
+    levels = savings.levels(query)
+    return [*coarse, *levels] if query.caller and levels[0].by_plan else levels
+
+
+def _wanted(query: Query, level: Level) -> list[ColumnElement[bool]]:
+    """What a level can say of them: without plans more than there is."""
+    return savings.filters(query if level.by_plan else replace(query, model=None, strategy=None), rollups)
 
 
 def _bounds(query: Query, before: Place | None, kept: int) -> tuple[int, int | None]:
@@ -76,7 +90,7 @@ def _hours(
     else:
         limits = [begin > first - level.hours, *([begin < last] if last is not None else [])]
     some = select(begin, func.sum(rollups.c.requests)).where(
-        rollups.c.level == level.number, *limits, *savings.filters(query, rollups)
+        rollups.c.level == level.number, *limits, *_wanted(query, level)
     )
     there = some.group_by(begin).having(func.sum(rollups.c.requests) > 0).order_by(begin.desc())
     with connection.execute(there) as found:  # row by row: often the newest few are enough

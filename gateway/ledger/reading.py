@@ -14,7 +14,8 @@ from gateway.errors import ConfigError
 from gateway.ledger import migrate
 from gateway.ledger.engines import LOCK_WAIT
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.store import OPENING, read
+from gateway.ledger.store import OPENING
+from gateway.ledger.totals import read
 
 
 def read_savings(url: str, query: Query) -> list[SavingsRow]:
@@ -23,7 +24,7 @@ def read_savings(url: str, query: Query) -> list[SavingsRow]:
     Raises `ConfigError` when there is no ledger at `url`, or one of another version.
     """
     with ledger_at(url) as connection:
-        return read(connection, query)
+        return [sums.row(group) for group, sums in read(connection, query).items()]
 
 
 @contextmanager

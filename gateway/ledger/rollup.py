@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.ledger.savings import HOUR, SUMS, hour_of, number
-from gateway.ledger.schema import GROUPED, LEVELS, MEASURES, Level, corrections, entries, marks, rollups
+from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, marks, rollups
 
 KEYS = rollups.primary_key.columns.keys()
 
@@ -75,8 +75,9 @@ def summed(levels: Sequence[Level] = LEVELS, *, sign: int = 1, table: Table = en
     told: dict[str, ColumnElement[Any]] = {
         "level": level.c.level,
         "hour": hour // level.c.hours * level.c.hours,
-        **{name: table.c[name] for name in GROUPED},
-        "caller": case((level.c.by_caller == number(1), table.c.caller), else_=literal_column("''", Text)),
+        "outcome": table.c.outcome,
+        "caller": _if(level.c.by_caller, table.c.caller),
+        **{name: _if(level.c.by_plan, table.c[name]) for name in ("model", "strategy", "route")},
         "method": method,
     }
     of = SUMS if table is entries else {name: func.sum(table.c[name]) for name in MEASURES}
@@ -86,11 +87,20 @@ def summed(levels: Sequence[Level] = LEVELS, *, sign: int = 1, table: Table = en
     return select(*labelled, *sums).select_from(table.join(level, true())).group_by(*keys)
 
 
+def _if(kept: ColumnElement[int], name: ColumnElement[str]) -> ColumnElement[str]:
+    return case((kept == number(1), name), else_=literal_column("''", Text))
+
+
 def _levels(levels: Sequence[Level]) -> Any:
     """A table of them, so that one statement serves all."""
 
     def row(level: Level) -> Any:
-        told = {"level": level.number, "hours": level.hours, "by_caller": int(level.by_caller)}
+        told = {
+            "level": level.number,
+            "hours": level.hours,
+            "by_caller": int(level.by_caller),
+            "by_plan": int(level.by_plan),
+        }
         return select(*(number(value).label(name) for name, value in told.items()))
 
     return union_all(*map(row, levels)).subquery("levels")
@@ -112,11 +122,10 @@ def proven(start: int, end: int | None = None) -> Select[Any]:
     return told.having(or_(*(func.sum(of.c[name]) != 0 for name in MEASURES)))
 
 
-def derived(first: int | None = None, end: int | None = None) -> Select[Any]:
-    """Rollups of the coarser levels as the finest has them; of whole spans of the coarsest, where hours are given."""
-    finest, *coarser = LEVELS
-    told = summed(coarser, table=rollups).where(rollups.c.level == finest.number, _is_something())
-    told = told.where(*_hours(first, end))
+def derived(level: Level, first: int | None = None, end: int | None = None) -> Select[Any]:
+    """Rollups of a coarser level as the one it is made of has them; of whole spans of it, where hours are given."""
+    finer = summed([level], table=rollups).where(rollups.c.level == number(level.of or 0), _is_something())
+    told = finer.where(*_hours(first, end))
     return told.having(or_(*(func.sum(rollups.c[name]) != 0 for name in MEASURES)))
 
 
@@ -167,10 +176,11 @@ def kept_from(connection: Connection) -> int:
 def differences(connection: Connection) -> list[dict[str, Any]]:
     """The rollups that are not what they should be, as they are (`kept`) and as they should be (`should`).
 
-    The finest are compared with the entries, but for hours whose entries may have been pruned, and the coarser ones
-    with the finest. Reads all entries: some seconds for a million.
+    The finest are compared with the entries, but for hours whose entries may have been pruned, and each coarser level
+    with the one that it is made of. Reads all entries: some seconds for a million.
     """
-    found = [*finest_differences(connection), *coarser_differences(connection)]
+    found = finest_differences(connection)
+    found += [wrong for level in LEVELS[1:] for wrong in coarser_differences(connection, level)]
     return sorted(found, key=lambda wrong: tuple(wrong[key] for key in KEYS))
 
 
@@ -179,20 +189,19 @@ def finest_differences(connection: Connection, first: int = 0, end: int | None =
     start = max(first, kept_from(connection))
     if end is not None and start >= end:
         return []
-    kept = _kept().where(rollups.c.level == LEVELS[0].number, *_hours(start, end))
-    return _compared(connection, kept, proven(start, end))
+    return _compared(connection, _kept(LEVELS[0], start, end), proven(start, end))
 
 
 def coarser_differences(
-    connection: Connection, first: int | None = None, end: int | None = None
+    connection: Connection, level: Level, first: int | None = None, end: int | None = None
 ) -> list[dict[str, Any]]:
-    """Those of the coarser levels, compared with the finest; of whole spans of the coarsest, where hours are given."""
-    kept = _kept().where(rollups.c.level != LEVELS[0].number, *_hours(first, end))
-    return _compared(connection, kept, derived(first, end))
+    """Those of a coarser level, compared with the one it is made of; of whole spans of it, where hours are given."""
+    return _compared(connection, _kept(level, first, end), derived(level, first, end))
 
 
-def _kept() -> Select[Any]:
-    return select(*(rollups.c[name] for name in (*KEYS, *MEASURES))).where(_is_something())
+def _kept(level: Level, first: int | None, end: int | None) -> Select[Any]:
+    kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES)))
+    return kept.where(rollups.c.level == level.number, _is_something(), *_hours(first, end))
 
 
 def _compared(connection: Connection, are: Select[Any], should: Select[Any]) -> list[dict[str, Any]]:
@@ -221,7 +230,8 @@ def rebuild(connection: Connection) -> None:
     In one go, and so for a database that was filled by other means; one that is written to is mended (see `mending`).
     """
     start = kept_from(connection)
-    finest = rollups.c.level == LEVELS[0].number
-    connection.execute(delete(rollups).where(~finest | (rollups.c.hour >= start)))
-    for made in (proven(start), derived()):
+    finest, *coarser = LEVELS
+    is_finest = rollups.c.level == finest.number
+    connection.execute(delete(rollups).where(~is_finest | (rollups.c.hour >= start)))
+    for made in (proven(start), *map(derived, coarser)):
         connection.execute(insert(rollups).from_select([*KEYS, *MEASURES], made))

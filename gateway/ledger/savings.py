@@ -7,22 +7,34 @@ one pass counts everything; the fold adds whole numbers, so nothing is rounded o
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from operator import add, itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, case, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    Table,
+    and_,
+    case,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from gateway.errors import BadRequest
-from gateway.ledger.entry import Query, SavingsRow
+from gateway.ledger.entry import Query
 from gateway.ledger.rows import STAGES, day_of
 from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, rollups
-from pricing.money import Money
+from gateway.ledger.sums import ALL, Sums
 
 HOUR = 3_600
 DAY = 24
@@ -56,11 +68,8 @@ def hour_of(table: Table) -> ColumnElement[int]:
     return whole_seconds(table.c.at) // number(HOUR)
 
 
-GROUPS = ("day", "model", "strategy", "caller", "hour")
+GROUPS = ("day", "model", "strategy", "caller", "hour", "route")
 """What savings can be grouped by."""
-
-ALL = "all"
-"""The name of the only group when nothing was asked for."""
 
 
 def _sum(column: ColumnElement[Any], when: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
@@ -141,13 +150,18 @@ def from_corrections(query: Query) -> Select[Any]:
 
 
 def _from_rollups(query: Query, level: Level, first: int | None, last: int | None) -> Select[Any]:
-    """Both, from the rollups of a level, from the hour `first` up to `last`; None: without end."""
-    conditions = [rollups.c.level == level.number, *filters(query, rollups)]
-    if first is not None:
-        conditions.append(rollups.c.hour >= first)
-    if last is not None:
-        conditions.append(rollups.c.hour < last)
+    """Both, from the rollups of a level; see `within`."""
+    conditions = [*within(level, first, last), *filters(query, rollups)]
     return _summed(query, rollups, {name: func.sum(rollups.c[name]) for name in MEASURES}, conditions)
+
+
+def within(level: Level, first: int | None, last: int | None) -> list[ColumnElement[bool]]:
+    """The rollups of a level from the hour `first` up to `last`; None: without end."""
+    limits = [
+        *([rollups.c.hour >= first] if first is not None else []),
+        *([rollups.c.hour < last] if last is not None else []),
+    ]
+    return [rollups.c.level == level.number, *limits]
 
 
 def _summed(
@@ -157,7 +171,8 @@ def _summed(
     parts = [table.c.outcome.label("outcome"), method.label("method")]
     if query.by is not None:
         parts.append(_group(query.by, table).label("group"))
-    labelled = [column.label(name) for name, column in sums.items()]
+    # PostgreSQL sums whole numbers into decimal ones, which take longer.
+    labelled = [cast(sums[name], BigInteger).label(name) for name in MEASURES]  # in the order of `Sums`
     return select(*parts, *labelled).where(*conditions).group_by(*(part.element for part in parts))
 
 
@@ -183,7 +198,7 @@ def statements(query: Query) -> Iterator[Select[Any]]:
         yield from _both(replace(query, until=float(first * HOUR)))
     if last is not None and query.until != last * HOUR:
         yield from _both(replace(query, since=float(last * HOUR)))
-    for level, start, end in _cover(first, last, levels(query)):
+    for level, start, end in cover(first, last, levels(query)):
         yield _from_rollups(query, level, start, end)
 
 
@@ -193,19 +208,17 @@ def _both(query: Query) -> Iterator[Select[Any]]:
 
 
 def levels(query: Query) -> list[Level]:
-    """The levels to answer from, coarsest first: not coarser than the groups, and with callers only for their sake."""
-    if query.by == "hour":
-        return [LEVELS[0]]
-    finest, *coarser = LEVELS
-    of_callers = query.by == "caller" or query.caller is not None
-    longest = DAY if query.by == "day" else None
-    fitting = [
-        level for level in coarser if level.by_caller is of_callers and (longest is None or level.hours <= longest)
-    ]
-    return [*reversed(fitting), finest]
+    """The levels to answer from, coarsest first: not coarser than the groups, and those that keep least beside them."""
+    callers = query.by == "caller" or query.caller is not None
+    plans = query.by in ("model", "strategy", "route") or query.model is not None or query.strategy is not None
+    longest = {"hour": 1, "day": DAY}.get(query.by or "")
+    # The callers of all time are more rows than the days of a year: only for their own sake.
+    fitting = [level for level in LEVELS if level.by_caller is callers and (level.by_plan or (callers and not plans))]
+    smallest = {level.hours: level for level in sorted(fitting, key=lambda level: level.by_plan, reverse=True)}
+    return [smallest[hours] for hours in sorted(smallest, reverse=True) if longest is None or hours <= longest]
 
 
-def _cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[tuple[Level, int | None, int | None]]:
+def cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[tuple[Level, int | None, int | None]]:
     """The stretch between two hours, cut so that each piece is of the coarsest level that fits there."""
     if first is not None and last is not None and first >= last:
         return []
@@ -215,91 +228,32 @@ def _cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list
     begin = None if first is None else -(-first // level.hours) * level.hours
     end = None if last is None else last // level.hours * level.hours
     if begin is not None and end is not None and begin >= end:
-        return _cover(first, last, finer)
-    before = [] if begin is None else _cover(first, begin, finer)
-    after = [] if end is None else _cover(end, last, finer)
+        return cover(first, last, finer)
+    before = [] if begin is None else cover(first, begin, finer)
+    after = [] if end is None else cover(end, last, finer)
     return [*before, (level, begin, end), *after]
 
 
-_measures = itemgetter(*MEASURES)
-
-
-@dataclass(slots=True)
-class _Group:
-    sums: list[int] = field(default_factory=lambda: [0] * len(MEASURES))
-    outcomes: Counter[str] = field(default_factory=Counter)
-    methods: Counter[str] = field(default_factory=Counter)
-    compared: Counter[str] = field(default_factory=Counter)
-    shadows: Counter[str] = field(default_factory=Counter)
-
-    def add(self, row: Mapping[Any, Any]) -> None:
-        # PostgreSQL sums whole numbers into numeric, which arrives as Decimal.
-        self.sums = list(map(add, self.sums, map(int, _measures(row))))
-        self.outcomes[row["outcome"]] += int(row["requests"])
-        if row["shadows"]:
-            self.shadows[row["outcome"]] += int(row["shadows"])
-        if row["compared"] or row["likely"]:
-            self.methods[row["method"]] += int(row["likely"])
-            self.compared[row["method"]] += int(row["compared"])
-
-
-def fold(rows: Iterable[Mapping[Any, Any]], query: Query) -> list[SavingsRow]:
-    """The rows of all `statements(query)` as one `SavingsRow` a group, ordered by group."""
-    groups: defaultdict[str, _Group] = defaultdict(_Group)
-    if query.by is None:
-        groups[ALL]  # all of nothing is a row of zeros
+def fold(rows: Iterable[Row[*tuple[Any, ...]]], query: Query) -> dict[str, Sums]:
+    """The rows of all `statements(query)`, added up by the name of their group."""
+    groups: dict[Any, Sums] = {}
+    first = 2 if query.by is None else 3
     for row in rows:
-        if any(_measures(row)):  # a rollup that everything was taken out of again is none
-            groups[_name(row["group"], query.by) if query.by else ALL].add(row)
-    return [_savings(name, groups[name]) for name in sorted(groups)]
+        measures = row[first:]
+        if any(measures):  # a rollup that everything was taken out of again is none
+            group = None if query.by is None else row[2]
+            if (sums := groups.get(group)) is None:
+                sums = groups[group] = Sums()
+            sums.add(row[0], row[1], measures)
+    if query.by is None:
+        return {ALL: groups.get(None) or Sums()}  # all of nothing is a row of zeros
+    named: defaultdict[str, list[Sums]] = defaultdict(list)
+    for group, sums in groups.items():  # rollups and entries name days and hours differently
+        named[_name(group, query.by)].append(sums)
+    return {name: parts[0] if len(parts) == 1 else Sums.total(parts) for name, parts in sorted(named.items())}
 
 
 def _name(group: Any, by: str) -> str:
     if by == "hour":
         return datetime.fromtimestamp(int(group) * HOUR, UTC).strftime("%Y-%m-%dT%H:00Z")
     return group if isinstance(group, str) else day_of(int(group) * DAY * HOUR)
-
-
-def nothing(name: str) -> SavingsRow:
-    """The row of a group without requests."""
-    return _savings(name, _Group())
-
-
-def _savings(name: str, group: _Group) -> SavingsRow:
-    s = dict(zip(MEASURES, group.sums, strict=True))
-    compared = s["compared"]
-    return SavingsRow(
-        group=name,
-        requests=s["requests"],
-        outcomes=_some(group.outcomes),
-        spent=Money(s["spent"]),
-        spent_by_stage={stage: Money(s[stage]) for stage in STAGES},
-        baseline_by_method={
-            method: Money(nano)
-            for method, nano in sorted(group.methods.items(), key=lambda item: item[0] or "")
-            if nano or group.compared[method]
-        },
-        baseline_low=Money(s["low"]) if compared and s["low_known"] == compared else None,
-        baseline=Money(s["likely"]) if compared else None,
-        baseline_high=Money(s["high"]) if compared and s["high_known"] == compared else None,
-        compared=compared,
-        compared_spent=Money(s["compared_spent"]),
-        saved=Money(s["likely"] - s["compared_spent"]) if compared else None,
-        share=s["compared_spent"] / s["likely"] if compared and s["likely"] else None,
-        wasted=s["wasted"],
-        wasted_spent=Money(s["wasted_spent"]),
-        unpriced=s["unpriced"],
-        notional=Money(s["notional"]),
-        bound=Money(s["bound"]),
-        teacher_output_tokens=s["teacher_tokens"],
-        baseline_output_tokens=s["baseline_tokens"],
-        output_token_share=s["teacher_tokens"] / s["baseline_tokens"] if s["baseline_tokens"] else None,
-        corrected=Money(s["corrected"]),
-        shadows=_some(group.shadows),
-        shadows_unpriced=s["shadows_unpriced"],
-    )
-
-
-def _some(counts: Counter[str]) -> dict[str, int]:
-    """The counts that are not zero, by name; sums of rows may come to nothing."""
-    return {name: count for name, count in sorted(counts.items()) if count}

@@ -100,7 +100,7 @@ entries = Table(
     "entries",
     metadata,
     Column("request_id", Text, primary_key=True),
-    Column("at", Double, nullable=False, index=True),  # serves time ranges of savings, and newest first
+    Column("at", Double, nullable=False),
     Column("day", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("route", Text, nullable=False),
@@ -151,6 +151,14 @@ entries = Table(
 is_drafted = and_(entries.c.drafts.is_not(None), entries.c.shadow_of.is_(None))
 Index("ix_entries_drafted", entries.c.route, entries.c.at, sqlite_where=is_drafted, postgresql_where=is_drafted)
 
+# Serves time ranges of savings, and newest first. What lists are filtered by is in it, so that the entries of an hour
+# are looked through without reading them.
+Index("ix_entries_at", *(entries.c[name] for name in ("at", "caller", "model", "strategy", "outcome", "shadow_of")))
+
+# What the report of a route's trade-off is made of, beside the requests that somebody scored: few of all.
+is_telling = entries.c.arm.is_not(None) | entries.c.shadow_propensity.is_not(None)
+Index("ix_entries_telling", entries.c.at, sqlite_where=is_telling, postgresql_where=is_telling)
+
 GROUPED = ("caller", "model", "strategy", "route", "outcome")
 """What a rollup has of an entry as it is; beside it, its time and the method of its baseline."""
 
@@ -184,15 +192,35 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How finely rollups are kept: over `hours`, one caller each or (`by_caller` False) all together."""
+    """How finely rollups are kept: over `hours`, and of what apart. What is summed together is empty there.
+
+    `by_caller`: each caller. `by_plan`: each model, strategy and route. Outcomes and methods always are. `of`: the
+    finer level whose sums these are, the smallest of those that tell; None: of the entries.
+    """
 
     number: int
     hours: int
     by_caller: bool
+    by_plan: bool
+    of: int | None
 
 
-LEVELS = (Level(1, 1, True), Level(2, 24, True), Level(3, 24, False), Level(4, 768, True))
-"""From the finest, of which the others are sums. Days (UTC) answer for years; without callers they are few."""
+LEVELS = (
+    Level(1, 1, True, True, None),
+    Level(2, 24, True, True, 1),
+    Level(4, 1, False, True, 1),
+    Level(3, 24, False, True, 4),
+    Level(5, 1_536, False, True, 3),
+    Level(6, 24, True, False, 2),
+    Level(7, 192, True, False, 6),
+    Level(8, 1_536, True, False, 7),
+    Level(9, 12_288, True, False, 8),
+)
+"""Each behind the one that it is made of. Days (UTC) answer for years; without callers they are few.
+
+Callers may be thousands, who ask in most hours: of them alone there are sums over 1, 8, 64 and 512 days, so that a
+range takes few rows of each. What is kept for all callers together costs a batch of requests next to nothing.
+"""
 
 
 def _measures() -> Iterator[Column[int]]:
@@ -212,7 +240,7 @@ rollups = Table(
     *_measures(),
     sqlite_with_rowid=False,
 )
-"""Sums over entries and their corrections, written with them. `caller` is empty where all are summed together."""
+"""Sums over entries and their corrections, written with them."""
 
 corrections = Table(
     "corrections",
@@ -262,8 +290,12 @@ scores = Table(
     Column("made", Double, nullable=False),
     Column("value", Double, nullable=False),  # from 0 to 1
     Column("label", Text),
+    Column("at", Double),  # when the client asked; NULL: the request is not on record, or was not when it was scored
 )
 """How good an answer was: one row a request and source, of which the last word counts. No text."""
+
+# The requests that were scored, in the order of time, for the report of a route's trade-off.
+Index("ix_scores_source_at", scores.c.source, scores.c.at)
 
 marks = Table("marks", metadata, Column("name", Text, primary_key=True), Column("hour", BigInteger, nullable=False))
 """`pruned`: entries before this hour (the first of a day) may have been removed; their rollups have not.

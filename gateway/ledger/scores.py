@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, and_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.ledger.entry import Source, Traffic
-from gateway.ledger.schema import entries, measurements, scores
+from gateway.ledger.entry import Query, Source, Traffic
+from gateway.ledger.schema import entries, is_telling, measurements, scores
+from gateway.ledger.totals import read
 from pricing.live import Observed
 
 MOST = 20_000
 """Requests that a report looks at, the newest of its window: it takes half a second of the processor for them."""
 
 
+Seen = Row[*tuple[Any, ...]]
+"""A request with what is known of it, as `_newest` selects it."""
+
+
 def put(connection: Connection, request_id: str, source: Source, value: float, label: str | None) -> None:
     """Put a score on record, in place of an earlier one of the same source."""
     into = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    row = {"made": time.time(), "value": value, "label": label}
+    asked = select(entries.c.at).where(entries.c.request_id == request_id).scalar_subquery()
+    row = {"made": time.time(), "value": value, "label": label, "at": asked}
     made = into(scores).values(request_id=request_id, source=source, **row)
     connection.execute(made.on_conflict_do_update(index_elements=["request_id", "source"], set_=row))
 
@@ -38,59 +45,72 @@ def observed(
 
     Requests that failed, were left or recovered are not in it: they have no answer to speak of.
     """
-    row = entries.c
-    during = [*([row.at >= since] if since is not None else []), *([row.at < until] if until is not None else [])]
-    said, agreed = scores.alias("said"), scores.alias("agreed")
-    joined = (
-        entries.outerjoin(measurements, measurements.c.request_id == row.request_id)
-        .outerjoin(said, and_(said.c.request_id == row.request_id, said.c.source == "feedback"))
-        .outerjoin(agreed, and_(agreed.c.request_id == row.request_id, agreed.c.source == "agreement"))
-    )
-    telling = or_(row.arm.is_not(None), row.shadow_propensity.is_not(None), said.c.value.is_not(None))
-    chosen = (
-        select(
-            *(row.route, row.strategy, row.at, row.arm, row.propensity, row.shadow_propensity, row.stand_in),
-            *(row.visible_input, row.visible_output, row.spent, row.baseline_method, row.baseline_likely),
-            measurements.c.cost.label("measured"),
-            said.c.value.label("score"),
-            agreed.c.value.label("agreement"),
-        )
-        .select_from(joined)
-        .where(*during, row.shadow_of.is_(None), row.outcome == "ok", telling)
-        .order_by(row.at.desc(), row.request_id.desc())
-        .limit(most + 1)
-    )
-    newest = connection.execute(chosen).mappings().all()
+    newest = _newest(connection, since, until, most + 1)
     found: dict[str, Traffic] = {}
     for each in reversed(newest[:most]):
-        traffic = found.setdefault(each["route"], Traffic())
-        traffic.requests.append(_seen(each))
-        traffic.notional = traffic.notional or each["stand_in"]
-        if each["arm"] != "holdout":
-            traffic.strategies[each["strategy"]] += 1
-    sums = func.sum(row.priced_spent), func.sum(case((row.unpriced, 1), else_=0))
-    shadows = select(row.route, *sums).where(*during, row.shadow_of.is_not(None)).group_by(row.route)
-    for route, spent, unpriced in connection.execute(shadows):
+        _, _, route, strategy, arm, *_, stand_in = each
         traffic = found.setdefault(route, Traffic())
-        traffic.spent, traffic.unpriced = int(spent), int(unpriced)
+        traffic.requests.append(_seen(each))
+        traffic.notional = traffic.notional or stand_in
+        if arm != "holdout":
+            traffic.strategies[strategy] += 1
+    for route, sums in read(connection, Query(since=since, until=until, by="route")).items():
+        if sums.shadows:
+            traffic = found.setdefault(route, Traffic())
+            traffic.spent, traffic.unpriced = sums.of("measurement"), sums.of("shadows_unpriced")
     return found, len(newest) > most
 
 
-def _seen(row: Mapping[Any, Any]) -> Observed:
-    holdout = row["arm"] == "holdout"
+def _newest(connection: Connection, since: float | None, until: float | None, limit: int) -> list[Seen]:
+    """The newest requests that tell something: those for which something was drawn, and those that were scored.
+
+    Two walks along an index each. One over all requests would read a year of them where few tell anything.
+    """
+    row = entries.c
+    said, agreed = scores.alias("said"), scores.alias("agreed")
+    feedback = and_(said.c.request_id == row.request_id, said.c.source == "feedback")
+
+    def chosen(at: ColumnElement[float], of: FromClause, *conditions: ColumnElement[bool]) -> Sequence[Seen]:
+        joined = of.outerjoin(measurements, measurements.c.request_id == row.request_id).outerjoin(
+            agreed, and_(agreed.c.request_id == row.request_id, agreed.c.source == "agreement")
+        )
+        limits = [*([at >= since] if since is not None else []), *([at < until] if until is not None else [])]
+        told = (
+            *(row.at, row.request_id, row.route, row.strategy, row.arm, row.propensity, row.shadow_propensity),
+            *(row.visible_input, row.visible_output, row.spent, row.baseline_method, row.baseline_likely),
+            *(measurements.c.cost, said.c.value, agreed.c.value, row.stand_in),
+        )
+        clients = (row.shadow_of.is_(None), row.outcome == "ok")
+        some = select(*told).select_from(joined).where(*limits, *clients, *conditions)
+        return connection.execute(some.order_by(at.desc(), row.request_id.desc()).limit(limit)).all()
+
+    drawn = chosen(row.at, entries.outerjoin(said, feedback), is_telling)
+    # Not those that are older than all of these, where these are enough.
+    enough = [said.c.at >= drawn[-1][0]] if len(drawn) == limit else []
+    scored = chosen(said.c.at, said.join(entries, feedback), said.c.source == "feedback", ~is_telling, *enough)
+    if not scored:
+        return list(drawn)
+    return sorted([*drawn, *scored], key=itemgetter(0, 1), reverse=True)[:limit]
+
+
+def _seen(row: Seen) -> Observed:
+    at, _, _, _, arm, propensity, shadow_propensity, asked, shown, spent, method, likely, measured, score, agreed, _ = (
+        row
+    )
+    holdout = arm == "holdout"
     # A baseline that is measured as the request settles is the teacher's own answer, which the client was given.
-    own = not holdout and row["baseline_method"] == "measured"
+    own = not holdout and method == "measured"
     return Observed(
-        at=row["at"],
+        at=at,
         holdout=holdout,
-        propensity=row["propensity"],
-        shadow_propensity=None if holdout else row["shadow_propensity"],
+        propensity=propensity,
+        shadow_propensity=None if holdout else shadow_propensity,
         own=own,
-        input_tokens=row["visible_input"],
-        shown_tokens=row["visible_output"],
-        cost=row["spent"],
-        teacher_cost=row["spent"] if holdout else row["baseline_likely"] if own else row["measured"],
-        baseline=row["baseline_likely"],
-        score=row["score"],
-        agreement=row["agreement"],
+        input_tokens=asked,
+        shown_tokens=shown,
+        cost=spent,
+        teacher_cost=spent if holdout else likely if own else measured,
+        baseline=likely,
+        score=score,
+        agreement=agreed,
     )

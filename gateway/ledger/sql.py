@@ -17,9 +17,10 @@ from gateway.ledger import rows
 from gateway.ledger.asking import asked
 from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.engines import Synchronous
-from gateway.ledger.entry import Entry, LengthKey, Query, SavingsRow, Source, Timed, Traffic
+from gateway.ledger.entry import Entry, LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
 from gateway.ledger.store import Store
+from gateway.ledger.sums import Sums
 from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 
@@ -170,8 +171,8 @@ class SqlLedger:
         """
         return await asked(self._store.entries, query, limit, before)
 
-    async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[dict[str, Any]]:
-        """The settled calls of the newest `limit` entries that `query` wants, as plain data, in no order."""
+    async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[Made]:
+        """The settled calls of the newest `limit` entries that `query` wants, in no order."""
         return await asked(self._store.calls, query, limit)
 
     async def timed(
@@ -191,6 +192,14 @@ class SqlLedger:
         for a grouping that there is not.
         """
         return await asked(self._store.savings, query)
+
+    async def sums(self, query: Query = ALL) -> Mapping[str, Sums]:
+        """The same by group, not yet made into rows: for who shows few of many groups, or adds them up."""
+        return await asyncio.to_thread(self._store.sums, query)
+
+    async def names(self, query: Query, *, limit: int) -> Sequence[str]:
+        """The groups of `query` that most requests are of, at most `limit`, in order; of whole hours."""
+        return await asyncio.to_thread(self._store.names, query, limit)
 
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import replace
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -35,12 +34,14 @@ from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
 from gateway.ledger import charges, drafted, migrate, rollup, savings, scores
 from gateway.ledger.engines import Synchronous, on_postgresql, on_sqlite
-from gateway.ledger.entry import LengthKey, Query, SavingsRow, Source, Timed, Traffic, shadow_id
+from gateway.ledger.entry import LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, stays
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
+from gateway.ledger.sums import Sums
+from gateway.ledger.totals import names, read
 from pricing.length_ratio import Pairs
 
 READING = 60.0
@@ -273,17 +274,16 @@ class Store:
         with self._begin() as connection:
             return [entry_data(row) for row in newest(connection, query, limit, before)]
 
-    def calls(self, query: Query, limit: int) -> list[dict[str, Any]]:
+    def calls(self, query: Query, limit: int) -> list[Made]:
         """The settled calls of the newest `limit` entries that `query` wants."""
         of = select(entries.c.request_id).where(*savings.wanted(query))
         latest = of.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
         with self._begin() as connection:
             # In two steps: joined, SQLite reads all calls there are and looks for their entries.
             which = rollup.ids(connection.dialect.name, list(connection.scalars(latest)))
-            made = select(calls).where(rollup.named(connection.dialect.name, which, calls), not_(calls.c.is_open))
-            found = connection.execute(made)
-            names = list(found.keys())  # a mapping of thousands of rows would cost more than to read them
-            return [call_data(dict(zip(names, row, strict=True))) for row in found]
+            made = select(*(calls.c[name] for name in Made._fields))
+            made = made.where(rollup.named(connection.dialect.name, which, calls), not_(calls.c.is_open))
+            return [Made._make(row) for row in connection.execute(made)]
 
     def timed(self, upstream: str, since: float | None, until: float | None, limit: int) -> list[Timed]:
         """The newest `limit` settled calls to `upstream` that began in a range of time, newest first."""
@@ -295,10 +295,19 @@ class Store:
         with self._begin() as connection:
             return [Timed(*row[:4], stays(row[4], row[0])) for row in connection.execute(latest)]
 
-    def savings(self, query: Query) -> list[SavingsRow]:
-        """Sums of the entries, one row a group."""
+    def sums(self, query: Query) -> dict[str, Sums]:
+        """Sums of the entries by their group, in its order."""
         with self._begin() as connection:
             return read(connection, query)
+
+    def savings(self, query: Query) -> list[SavingsRow]:
+        """The same as rows."""
+        return [sums.row(group) for group, sums in self.sums(query).items()]
+
+    def names(self, query: Query, limit: int) -> list[str]:
+        """The groups of `query` that most requests are of, at most so many, in the order of their names."""
+        with self._begin() as connection:
+            return names(connection, query, limit)
 
     def kept_from(self) -> float:
         """The moment from which on no entry was pruned, in seconds since the epoch; 0: none was."""
@@ -357,21 +366,6 @@ class Store:
                     self._limit(connection, limit, 0)
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
             migrate.upgrade(connection)
-
-
-def read(connection: Connection, query: Query) -> list[SavingsRow]:
-    """The sums that `query` asks for, as `connection` sees them.
-
-    Of times whose entries may have been pruned there are whole hours only: a limit there counts as its hour's begin.
-    """
-    limits = [limit for limit in (query.since, query.until) if limit is not None and limit % savings.HOUR]
-    if limits and min(limits) < (kept := rollup.kept_from(connection) * savings.HOUR):
-        begin = {name: getattr(query, name) for name in ("since", "until")}
-        query = replace(
-            query, **{name: at // savings.HOUR * savings.HOUR for name, at in begin.items() if at and at < kept}
-        )
-    asked = savings.statements(query)
-    return savings.fold((row for each in asked for row in connection.execute(each).mappings()), query)
 
 
 @cache

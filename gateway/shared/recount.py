@@ -18,7 +18,7 @@ from gateway.errors import Busy
 from gateway.ledger import rollup
 from gateway.ledger.entry import Query
 from gateway.ledger.schema import entries, reservations, spending
-from gateway.ledger.store import read
+from gateway.ledger.totals import read
 from gateway.shared.budget import LATE_SECONDS, begins, span
 
 TRIES = 20
@@ -44,8 +44,8 @@ def spent(connection: Connection, subject: str, budgets: Sequence[Allowance], no
     for allowance in budgets:
         until = span(allowance.period, now).ends
         query = Query(since=begins(allowance.period, now), until=until, caller=subject)
-        [row] = read(connection, query)
-        found.append((row.spent - row.measurement).nano)
+        [sums] = read(connection, query).values()
+        found.append(sums.spent - sums.of("measurement"))
     return found
 
 

@@ -458,8 +458,8 @@ async def test_the_calls_of_the_newest_entries(ledger: SqlLedger) -> None:
     await ledger.intend(call("open"))
     assert len(await ledger.calls()) == 6
     newest = await ledger.calls(limit=2)
-    assert {each["request_id"] for each in newest} == {"r1", "r2"}
-    assert newest[0]["usage"]["output"] == 40
+    assert {each.request_id for each in newest} == {"r1", "r2"}
+    assert newest[0].output == 40
     assert len(await ledger.calls(Query(until=NOON + 1))) == 2
 
 

@@ -30,7 +30,7 @@ maybe_tokens = st.none() | st.integers(0, 10**9)
 # Around the limits of hours and days, and a little beside them.
 moments = st.builds(
     lambda hours, beside: NOON + hours * 3_600 + beside,
-    st.integers(-60, 60) | st.integers(-2_000, 2_000),
+    st.integers(-60, 60) | st.integers(-2_000, 2_000) | st.integers(-20_000, 20_000),
     st.sampled_from([0.0, 0.25, 1_800.0, -2e-6]),
 )
 
@@ -53,6 +53,7 @@ def told(draw: st.DrawFn, request_id: str) -> Entry:
         calls,
         at=draw(moments),
         model=draw(st.sampled_from(["a", "B", "ä", ""])),
+        route=draw(st.sampled_from(["a", "b"])),
         strategy=draw(st.sampled_from(get_args(StrategyName))),
         caller=draw(st.sampled_from(["x", "y"])),
         outcome=draw(st.sampled_from(get_args(Outcome))),
@@ -123,7 +124,7 @@ def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
 @given(
     data=st.data(),
     count=st.integers(0, 12),
-    by=st.sampled_from([None, "day", "model", "strategy", "caller", "caller", "hour"]),
+    by=st.sampled_from([None, "day", "model", "strategy", "caller", "caller", "hour", "route"]),
     since=st.none() | moments,
     until=st.none() | moments,
     model=st.sampled_from([None, None, "a"]),
@@ -147,6 +148,14 @@ def test_sums_are_exact(
         found = await made.savings(Query(since, until, model, by=by, caller=caller))
         with made.store.transaction() as connection:
             assert rollup.differences(connection) == []
+        if by in ("model", "strategy", "caller", "route"):  # of whole hours
+            first, last = (None if at is None else at // 3_600 * 3_600 for at in (since, until))
+            asked = Query(first, last, model, by=by, caller=caller)
+            groups = {name: sums for name, sums in (await made.sums(asked)).items() if sums.requests}
+            assert await made.names(asked, limit=9) == list(groups)
+            ordered = sorted(groups, key=lambda name: groups[name].requests, reverse=True)
+            one = await made.names(asked, limit=1)
+            assert [groups[name].requests for name in one] == [groups[name].requests for name in ordered[:1]]
         await made.aclose()
         return found
 

@@ -16,9 +16,9 @@ import pytest
 from gateway.dashboard import PATH
 from gateway.dashboard.overview import LONGEST
 from gateway.dashboard.period import buckets
-from gateway.dashboard.tags import merged
 from gateway.keys.key import Grant
 from gateway.ledger.entry import Entry, Query
+from gateway.ledger.sums import Sums
 from pricing.money import Money
 from tests.gateway.dashboard.conftest import FORMULA
 
@@ -178,14 +178,15 @@ async def test_names_are_no_markup_for_plotly(pages: Any, made: Any) -> None:
 
 
 async def test_sums_of_groups_are_the_sums_of_all(pages: Any) -> None:
-    """Field by field: what is added to a row of savings must be added to `merged` too."""
     async with pages() as site:
         for since in (None, time.time() - 86_400, time.time() - 5_000, time.time() + 60):
             (whole,) = await site.gateway.ledger.savings(Query(since=since))
-            for by in ("caller", "strategy", "model"):
-                rows_of = await site.gateway.ledger.savings(Query(since=since, by=by))
-                assert merged(rows_of) == whole
-                assert all(merged([row], row.group) == row for row in rows_of)
+            for by in ("caller", "strategy", "model", "route"):
+                groups = await site.gateway.ledger.sums(Query(since=since, by=by))
+                assert Sums.total(groups.values()).row() == whole
+                assert [sums.row(name) for name, sums in groups.items()] == await site.gateway.ledger.savings(
+                    Query(since=since, by=by)
+                )
 
 
 async def test_measurements_are_spending_and_no_requests(pages: Any, made: Any) -> None:
@@ -203,7 +204,7 @@ async def test_measurements_are_spending_and_no_requests(pages: Any, made: Any) 
         assert (told["requests"], told["shadows"]) == ("1", "1")
         assert (told["measurement_usd"], told["spent_usd"]) == (Money(7_000).plain, Money(7_500).plain)
         (whole,) = await site.gateway.ledger.savings()
-        assert merged(await site.gateway.ledger.savings(Query(by="caller"))) == whole
+        assert Sums.total((await site.gateway.ledger.sums(Query(by="caller"))).values()).row() == whole
         split = {line["stage"]: line["spent_usd"] for line in await site.rows("", table="split")}
         assert split["measurement"] == Money(7_000).plain
         assert "measurement" in (await site.get()).text

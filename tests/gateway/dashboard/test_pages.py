@@ -121,7 +121,7 @@ async def test_what_cannot_be_shown_is_a_page(pages: Any, monkeypatch: pytest.Mo
         async def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError("the secret is 42")
 
-        monkeypatch.setattr(site.gateway.ledger, "savings", broken)
+        monkeypatch.setattr(site.gateway.ledger, "sums", broken)
         page = await site.get("", 500)
         assert "Its log has the reason" in page.text
         assert "secret" not in page.text

@@ -16,6 +16,7 @@ from gateway.dashboard.period import Period, address, buckets, known, moment, pa
 from gateway.dashboard.tables import Column, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest
+from gateway.ledger.entry import Made
 from pricing.money import Money
 
 NOW = 1_795_500_000.0
@@ -212,9 +213,9 @@ def test_a_clock_that_was_set_back() -> None:
 
 def test_speed_of_what_is_known() -> None:
     made = [
-        call(),
-        call(first_token=1.5, duration=2.0),
-        call(usage=None, first_token=None, duration=1.0, error="TimedOut"),
+        Made("r", "s", 100, 0.5, 2.0, None, False, 3),
+        Made("r", "s", 100, 1.5, 2.0, None, False, 3),
+        Made("r", "s", None, None, 1.0, "TimedOut", False, 3),
     ]
     found = speed(made)
     assert (found.calls, found.failed, found.output, found.spent) == (3, 1, 200, Money(9))

@@ -15,14 +15,25 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, insert, inspect, select
+from sqlalchemy import Column, Connection, MetaData, Table, create_engine, func, insert, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from gateway.errors import BadRequest, ConfigError
-from gateway.ledger import migrate, savings
+from gateway.ledger import migrate, rollup, savings
 from gateway.ledger.entry import Query
-from gateway.ledger.schema import INTENDED, calls, ended_sessions, entries, keys, metadata, refusals
+from gateway.ledger.schema import (
+    INTENDED,
+    MEASURES,
+    calls,
+    ended_sessions,
+    entries,
+    keys,
+    metadata,
+    refusals,
+    rollups,
+    scores,
+)
 from gateway.ledger.store import Store, rollup_statement, statements
 from tests.conftest import Children
 
@@ -61,7 +72,7 @@ def test_new_and_upgraded_databases_are_what_the_schema_says(connection: Connect
 
 def test_the_comparison_can_fail(connection: Connection) -> None:
     migrate.upgrade(connection)
-    connection.exec_driver_sql("ALTER TABLE entries DROP COLUMN caller")
+    connection.exec_driver_sql("ALTER TABLE entries DROP COLUMN error")
     assert compare_metadata(MigrationContext.configure(connection), metadata) != []
 
 
@@ -106,6 +117,36 @@ def test_a_ledger_without_machines_keeps_its_calls(connection: Connection) -> No
     migrate.upgrade(connection)
     assert connection.execute(select(calls.c.seconds, calls.c.machines)).all() == [(1.5, None)]
     assert connection.execute(select(refusals)).all() == connection.execute(select(ended_sessions)).all() == []
+
+
+def test_older_rollups_are_made_anew_and_scores_get_the_time_of_their_requests(connection: Connection) -> None:
+    """Rows as step 0010 had them: two callers, two models and three days, with a stretch of 32 days at level 4."""
+    command.upgrade(migrate.config(connection), "0010")
+    there = {column["name"] for column in inspect(connection).get_columns("entries")}
+    row = {column.name: None if column.nullable else 0 for column in entries.columns if column.name in there}
+    names = {"route": "gkt", "strategy": "hint", "outcome": "ok", "spent": 7, "priced_spent": 7, "answer_spent": 7}
+    told = [
+        row | names | {"request_id": f"{n}", "at": at, "caller": f"key {n % 2}", "model": f"model {n % 3 % 2}"}
+        for n, at in enumerate((1.0e9, 1.0e9 + 60, 1.0e9 + 7_200, 1.0e9 + 86_400, 1.0e9 + 40 * 86_400))
+    ]
+    connection.execute(insert(entries), told)
+    kept = ", ".join(("hour", *rollup.KEYS[2:], *MEASURES))
+    asked = ", ".join(f"sum({'priced_spent' if name in ('spent', 'answer') else '0'})" for name in MEASURES[1:])
+    for level, hours in ((1, 1), (4, 768)):
+        begin = f"CAST(at AS BIGINT) / 3600 / {hours} * {hours}"
+        connection.exec_driver_sql(
+            f"INSERT INTO rollups (level, {kept}) SELECT {level}, {begin}, caller, model, strategy, route, outcome, "
+            f"'', count(*), {asked} FROM entries GROUP BY {begin}, caller, model"
+        )
+    score = {"source": "feedback", "made": 0.0, "value": 1.0}
+    before = Table("scores", MetaData(), *(Column(name) for name in ("request_id", *score)))
+    connection.execute(insert(before), [{"request_id": name, **score} for name in ("3", "gone")])
+    migrate.upgrade(connection)
+    assert rollup.differences(connection) == []
+    levels = select(rollups.c.level, func.sum(rollups.c.requests)).group_by(rollups.c.level)
+    assert connection.execute(levels).all() == [(level, 5) for level in range(1, 10)]
+    found = connection.execute(select(scores.c.request_id, scores.c.at).order_by(scores.c.request_id)).all()
+    assert found == [("3", 1.0e9 + 86_400), ("gone", None)]
 
 
 def test_head_is_the_last_step(connection: Connection) -> None:

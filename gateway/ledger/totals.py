@@ -1,0 +1,44 @@
+"""Totals: what a query asks to be summed, as one connection sees it, from rollups and from entries at the ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from sqlalchemy import Connection, func, select
+
+from gateway.ledger import rollup, savings
+from gateway.ledger.entry import Query
+from gateway.ledger.savings import HOUR
+from gateway.ledger.schema import rollups
+from gateway.ledger.sums import Sums
+
+
+def read(connection: Connection, query: Query) -> dict[str, Sums]:
+    """The sums that `query` asks for, by their group and in its order.
+
+    Of times whose entries may have been pruned there are whole hours only: a limit there counts as its hour's begin.
+    """
+    limits = [limit for limit in (query.since, query.until) if limit is not None and limit % HOUR]
+    if limits and min(limits) < (kept := rollup.kept_from(connection) * HOUR):
+        begin = {name: getattr(query, name) for name in ("since", "until")}
+        query = replace(query, **{name: at // HOUR * HOUR for name, at in begin.items() if at and at < kept})
+    asked = savings.statements(query)
+    return savings.fold((row for each in asked for row in connection.execute(each)), query)
+
+
+def names(connection: Connection, query: Query, limit: int) -> list[str]:
+    """The groups of `query`, callers or what plans are made of, that most requests are of: at most so many, in order.
+
+    Of whole hours, so that no entry is read.
+    """
+    if query.by is None:
+        raise ValueError("names of nothing")
+    first = None if query.since is None else int(query.since // HOUR)
+    last = None if query.until is None else int(-(-query.until // HOUR))
+    name, count = rollups.c[query.by], func.sum(rollups.c.requests)
+    found: Counter[str] = Counter()
+    for stretch in savings.cover(first, last, savings.levels(query)):
+        some = select(name, count).where(*savings.within(*stretch), *savings.filters(query, rollups)).group_by(name)
+        found.update({each: int(number) for each, number in connection.execute(some)})
+    return sorted(each for each, number in found.most_common(limit) if number > 0)
