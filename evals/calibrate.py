@@ -21,7 +21,7 @@ from evals.fit import Shape, Step, Walked
 from evals.recorded import Manifest, Question
 from gateway.cascade.policy import Observed, Policy, Rung, Teacher
 
-WORTHS = tuple(float(each) for each in np.geomspace(0.01, 2.0, 28))
+WORTHS = tuple(float(each) for each in np.geomspace(0.01, 2.0, 55))
 """Accuracy that one mean teacher's answer must bring, from nearly anything to more than it can."""
 
 FOLDS = 5

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -221,7 +222,10 @@ def seats(config: Config, environ: Mapping[str, str], engines: Mapping[str, Engi
         longest, slowest = max(each.max_output for each in _singles(config, spec)), max_seconds(config, spec)
         asks = spec.asks if isinstance(spec, PoolSpec) else 1
         of = spec.members if isinstance(spec, PoolSpec) else ()
-        seated[name] = Upstream(name, engine, spec.model, longest, slowest, spec.seller, stand_in, keyless, asks, of)
+        read = max(map(_preamble, _singles(config, spec)))
+        seated[name] = Upstream(
+            name, engine, spec.model, longest, slowest, spec.seller, stand_in, keyless, asks, of, read
+        )
     check_keyless(config, {name for name, upstream in seated.items() if upstream.keyless})
     return seated
 
@@ -230,6 +234,12 @@ def max_seconds(config: Config, spec: UpstreamSpec) -> float:
     """The most seconds that a call to an upstream may take: of a pool, of all the members that it may ask."""
     asks = spec.asks if isinstance(spec, PoolSpec) else 1
     return max(each.max_seconds for each in _singles(config, spec)) * asks
+
+
+def _preamble(spec: EngineSpec) -> int:
+    """Bytes of what a model reads before every chat; of a file that is not there its engine will say so."""
+    file: Path | None = getattr(spec, "exemplars", None)
+    return file.stat().st_size if file is not None and file.is_file() else 0
 
 
 def _singles(config: Config, spec: UpstreamSpec) -> list[EngineSpec]:

@@ -537,9 +537,8 @@ def _where(error: Exception) -> str:
 
 
 def _anchored(spec: Any, base: Path) -> Any:
-    files = {
-        key: base / value for key in ("gguf", "file", "log") if isinstance(value := getattr(spec, key, None), Path)
-    }
+    keys = ("gguf", "file", "log", "exemplars", "chat_template")
+    files = {key: base / value for key in keys if isinstance(value := getattr(spec, key, None), Path)}
     return spec.model_copy(update=files) if files else spec
 
 

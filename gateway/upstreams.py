@@ -68,7 +68,8 @@ class Upstream:
     limit, `max_seconds` the time of any answer. `seller` is the price book's provider; None: the name decides.
     `keyless`: it has no key of its own, and is asked with a caller's (`Plan.pass_key`) or not at all. `asks`: how many
     models may have to be paid for one call to it, each of which reads what was written before (see `students.pool`).
-    `members`: the upstreams of a pool, whose machines are its own.
+    `members`: the upstreams of a pool, whose machines are its own. `preamble`: bytes that it reads before every chat,
+    which no request shows: the worked examples of a base model.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Upstream:
     keyless: bool = False
     asks: int = 1
     members: tuple[str, ...] = ()
+    preamble: int = 0
 
 
 def check_keyless(
@@ -372,7 +374,7 @@ def dearest(
     they leave it to the provider, any that there is a price of.
     """
     tier, left_open = tier_asked(options), options.get("service_tier") in (None, "auto")
-    size = size * upstream.asks + output * (upstream.asks - 1)
+    size = (size + upstream.preamble) * upstream.asks + output * (upstream.asks - 1)
     most = Money.ZERO
     for moment in moments:
         for each in (None, *((tier,) if tier is not None else UNASKED if left_open else ())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from gateway.allowance import Allowance, Limits
 from gateway.chat import Caller, Chat, Exchange
 from gateway.errors import Busy, Forbidden, OverBudget, RateLimited, UpstreamFailed
 from gateway.ledger.entry import Query
-from gateway.upstreams import worst_case
+from gateway.upstreams import Upstream, dearest, worst_case
+from pricing.book import PriceBook
 from pricing.money import Money
 from pricing.usage import Usage
 from students.engine import Delta, Message, Sampling
@@ -241,6 +243,15 @@ async def test_no_request_costs_more_than_its_worst_case(desk: Any, strategy: st
             bounds = Money.total(call.bound for call in exchange.calls if call.bound is not None)
             if not fails or n == 1:
                 assert bounds <= at.worst(who, n=n, max_tokens=100)
+
+
+def test_what_a_model_reads_before_every_chat_is_in_its_bound() -> None:
+    """The worked examples of a base model: no request shows them, and each call pays for them."""
+    book = PriceBook.from_config({"m": {"input": 1, "output": 1}})
+    plain = Upstream("m", Scripted("m", model="m"), "m", 100, 60.0)
+    more = [dearest(book, each, "m", {}, 50, 10) for each in (plain, replace(plain, preamble=3_000))]
+    assert None not in more
+    assert (more[1] or Money.ZERO) - (more[0] or Money.ZERO) == Money.usd("0.003")
 
 
 async def test_a_tier_that_nobody_asked_for_is_in_the_worst_case(desk: Any) -> None:

@@ -210,6 +210,9 @@ def test_file_names_inside_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.ledger.spool == tmp_path / "s"
     assert config.prompts["brief"] == tmp_path / "p.md"
     assert getattr(config.upstreams["r"], "file") == tmp_path / "r.jsonl"  # noqa: B009 - one member of a union
+    file.write_text("upstreams: {b: {kind: llamacpp, base: true, gguf: b.gguf, exemplars: e.jsonl}}\nroutes: {}")
+    base = Config.load(file).upstreams["b"]
+    assert [getattr(base, name) for name in ("gguf", "exemplars")] == [tmp_path / "b.gguf", tmp_path / "e.jsonl"]
 
 
 def test_single_rules_replace_the_defaults() -> None:
