@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -80,8 +81,9 @@ class InProcess:
         said = set(UNKNOWN) & {key for key, value in prompt.options.items() if value}
         if said and prompt.options.get("response_format") != {"type": "text"}:
             raise Refused(f"{', '.join(sorted(said))}: this model cannot", engine=self.name)
-        async for event in samples(self._one, prompt) if prompt.n > 1 else self._one(prompt):
-            yield event
+        async with aclosing(samples(self._one, prompt) if prompt.n > 1 else self._one(prompt)) as events:
+            async for event in events:
+                yield event
 
     async def ready(self) -> Ability:
         """Load the model. Raises `Unavailable` when packages or files are missing or it is not there in time.

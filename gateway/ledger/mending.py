@@ -47,14 +47,15 @@ def mend(url: str) -> list[dict[str, Any]]:
     wrong: list[dict[str, Any]] = []
     with ledger_at(url) as snapshot:
         snapshot.rollback()
-        done = 0
-        while (hour := _next(snapshot, done)) is not None:
+        hour = _next(snapshot, 0)
+        while hour is not None:
             first = hour // SPAN * SPAN
-            for day in range(first, first + SPAN, DAY):
+            while hour is not None and hour < first + SPAN:
+                day = hour // DAY * DAY
                 wrong += _slice(url, snapshot, day, day + DAY)
+                hour = _next(snapshot, day + DAY)
             for level in LEVELS[1:]:  # each behind the one that it is made of, which is right by now
                 wrong += _slice(url, snapshot, first, first + SPAN, level)
-            done = first + SPAN
     return sorted(wrong, key=lambda each: tuple(each[key] for key in KEYS))
 
 

@@ -82,6 +82,7 @@ async def test_what_goes_in_comes_out(ledger: SqlLedger) -> None:
     await ledger.settle(told)
     assert await ledger.entry("r") == {
         "request_id": "r",
+        "baseline_of": None,
         "at": NOON,
         "day": "2027-01-15",
         "model": "gpt-6-sol",

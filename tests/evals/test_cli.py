@@ -42,7 +42,7 @@ def test_a_target_that_is_reached_and_one_that_is_missed(folder: Path) -> None:
 def test_json_holds_what_the_table_shows(folder: Path) -> None:
     told = json.loads(run("eval", "replay", folder, "--splits", 2, "--target", "rho=0.9", "--json").stdout)
     assert told["held"] + told["calibrated"] == 400
-    name = "policy, rho 0.9 at 0.6"
+    name = "policy, rho 0.9 at 0.5"
     row = next(row for row in told["rows"] if row["arm"] == name)
     low, high = row["comparison"]["cost_share_interval"]
     assert low < row["comparison"]["cost_share"] < high

@@ -116,11 +116,6 @@ def spoil(of: Process) -> None:
         connection.execute(update(rollups).values(spent=rollups.c.spent + 1))
 
 
-def look_at(at: float) -> int:
-    """At which call of `rollup.proven` a rebuild looks at the day of this moment, the first of its span being there."""
-    return int(at // 3600) % mending.SPAN // 24 + 1
-
-
 def test_pruning_while_sums_are_proven_takes_none_with_it(
     database: str, process: Processes, meanwhile: Meanwhile
 ) -> None:
@@ -129,9 +124,7 @@ def test_pruning_while_sums_are_proven_takes_none_with_it(
     mine.settle(*(replace(served(f"r{n}"), at=NOON - 10 * 86_400) for n in range(20)))
     before = mine.sums()
     spoil(mine)
-    pruned = meanwhile(
-        rollup, "proven", lambda: upkeep.prune(database, NOON, "entries"), nth=look_at(NOON - 10 * 86_400)
-    )
+    pruned = meanwhile(rollup, "proven", lambda: upkeep.prune(database, NOON, "entries"))
     assert upkeep.rebuild(database)
     assert pruned.result(30)[1] == 20
     assert mine.sums() == before
@@ -147,7 +140,7 @@ def test_who_settles_while_sums_are_proven_is_counted_once(
     before = mine.sums()
     spoil(mine)
     other = process(server)
-    settled = meanwhile(rollup, "proven", lambda: other.settle(served("new")), nth=look_at(NOON))
+    settled = meanwhile(rollup, "proven", lambda: other.settle(served("new")))
     waited: list[bool] = []
     real = mending._add
 
