@@ -47,15 +47,17 @@ def mend(url: str) -> list[dict[str, Any]]:
     wrong: list[dict[str, Any]] = []
     with ledger_at(url) as snapshot:
         snapshot.rollback()
-        hour = _next(snapshot, 0)
-        while hour is not None:
-            first = hour // SPAN * SPAN
-            while hour is not None and hour < first + SPAN:
+        done = 0
+        while (begin := _next(snapshot, done)) is not None:
+            first = begin // SPAN * SPAN
+            done = first + SPAN
+            hour = _next(snapshot, first, LEVELS[:1])
+            while hour is not None and hour < done:
                 day = hour // DAY * DAY
                 wrong += _slice(url, snapshot, day, day + DAY)
-                hour = _next(snapshot, day + DAY)
+                hour = _next(snapshot, day + DAY, LEVELS[:1])
             for level in LEVELS[1:]:  # each behind the one that it is made of, which is right by now
-                wrong += _slice(url, snapshot, first, first + SPAN, level)
+                wrong += _slice(url, snapshot, first, done, level)
     return sorted(wrong, key=lambda each: tuple(each[key] for key in KEYS))
 
 
@@ -133,10 +135,10 @@ def _count(connection: Connection, counted: int) -> bool:
     return counted == 0 and connection.execute(first.execution_options(preserve_rowcount=True)).rowcount > 0
 
 
-def _next(connection: Connection, hour: int) -> int | None:
-    """The first hour from `hour` on of which there is anything to look at; None: there is none."""
+def _next(connection: Connection, hour: int, levels: Sequence[Level] = LEVELS) -> int | None:
+    """The first hour from `hour` on of which there is anything to look at in these levels; None: there is none."""
     found = [int(at // HOUR) for at in _moments(connection, hour * HOUR) if at is not None]
-    for level in LEVELS:
+    for level in levels:
         first = select(func.min(rollups.c.hour)).where(rollups.c.level == level.number, rollups.c.hour >= hour)
         found += [each for each in [connection.scalar(first)] if each is not None]
     connection.rollback()
