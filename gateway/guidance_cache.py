@@ -23,8 +23,7 @@ from gateway.strategies.base import Upstreams
 from gateway.strategies.seam import whole
 from gateway.upstreams import Upstream
 from pricing.usage import Usage
-from students.embeddings import Vector
-from students.engine import Ability, Delta, Event, Finish, Prompt
+from students.engine import Ability, Delta, Event, Finish, Prompt, Vector
 from students.spec import UpstreamSpec
 
 FORMAT = 1

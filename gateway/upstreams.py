@@ -26,8 +26,7 @@ from pricing.money import Money
 from pricing.price import Price
 from pricing.usage import Usage
 from students.breaker import OPEN
-from students.embeddings import Embedder, Vector
-from students.engine import Ability, Engine, Event, Finish, Prompt
+from students.engine import Ability, Embedder, Engine, Event, Finish, Prompt, Vector
 from students.errors import BadReply, Refused
 
 JUDGED = 400

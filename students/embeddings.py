@@ -5,33 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import orjson
 
-from pricing.usage import Usage
 from students.bodies import encode
+from students.engine import Embedded, Vector
 from students.errors import BadReply
-from students.runs import Run
 from students.wire import read_usage
-
-Vector = tuple[float, ...]
-
-
-class Embedded(NamedTuple):
-    """A vector for each text, in their order, all of one length; `usage` is None where it was not reported."""
-
-    vectors: Sequence[Vector]
-    usage: Usage | None
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """An engine that gives embeddings too."""
-
-    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
-        """The embeddings of all texts in one call; `runs` as `Prompt.runs`. Raises `EngineError`."""
-        ...
 
 
 def body(model: str, texts: Sequence[str]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pricing.usage import Usage
 from students.runs import Run
@@ -158,4 +158,24 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Free connections and processes. Idempotent; running streams end in `Unavailable`."""
+        ...
+
+
+Vector = tuple[float, ...]
+"""An embedding."""
+
+
+class Embedded(NamedTuple):
+    """A vector for each text, in their order, all of one length; `usage` is None where it was not reported."""
+
+    vectors: Sequence[Vector]
+    usage: Usage | None
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An engine that gives embeddings too."""
+
+    async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
+        """The embeddings of all texts in one call; `runs` as `Prompt.runs`. Raises `EngineError`."""
         ...

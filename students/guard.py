@@ -30,8 +30,7 @@ from tenacity import (
 )
 
 from students.breaker import OPEN, Breaker
-from students.embeddings import Embedded, Embedder
-from students.engine import Ability, Engine, Event, Prompt
+from students.engine import Ability, Embedded, Embedder, Engine, Event, Prompt
 from students.errors import BadReply, EngineError, Overloaded, PromptTooLong, Refused, TimedOut, Unavailable
 from students.prefill import Proof, proof_of
 from students.runs import Run
@@ -119,7 +118,7 @@ class Guard:
             self.breaker.good()
 
     async def embed(self, texts: Sequence[str], runs: list[Run] | None = None) -> Embedded:
-        """See `students.embeddings.Embedder.embed`: one try. Raises `Refused` for an engine that has no embeddings."""
+        """See `students.engine.Embedder.embed`: one try. Raises `Refused` for an engine that has no embeddings."""
         if not isinstance(self.engine, Embedder):
             raise Refused("it gives no embeddings", engine=self.name)
         trial = await self.breaker.enter()

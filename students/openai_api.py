@@ -36,8 +36,7 @@ from yarl import URL
 from students import embeddings
 from students.bodies import TEMPLATE_OPTIONS, Bodies, Sent, encode
 from students.capabilities import settings
-from students.embeddings import Embedded
-from students.engine import Ability, Delta, Event, Prompt
+from students.engine import Ability, Delta, Embedded, Event, Prompt
 from students.errors import BadReply, EngineError, Refused, TimedOut, Unavailable
 from students.faults import failure, present, quoted, read_error, read_retry_after
 from students.prefill import WAYS, Proof, probe

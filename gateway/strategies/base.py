@@ -13,8 +13,7 @@ from typing import Protocol
 
 from gateway.chat import Exchange, Seat, Stage
 from gateway.strategies.prompts import Prompts
-from students.embeddings import Vector
-from students.engine import Ability, Event, Prompt, Sampling
+from students.engine import Ability, Event, Prompt, Sampling, Vector
 
 
 class Upstreams(Protocol):

@@ -16,8 +16,7 @@ from gateway.errors import BadRequest, UpstreamFailed
 from gateway.strategies.guided import Guided
 from gateway.strategies.prompts import Prompts
 from pricing.usage import Usage
-from students.embeddings import Vector
-from students.engine import Ability, Event, Finish, Prompt, Sampling
+from students.engine import Ability, Event, Finish, Prompt, Sampling, Vector
 from students.errors import BadReply, Overloaded, PromptTooLong, TimedOut, Unavailable
 from students.scripted import Scripted
 
