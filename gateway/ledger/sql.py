@@ -195,11 +195,11 @@ class SqlLedger:
 
     async def sums(self, query: Query = ALL) -> Mapping[str, Sums]:
         """The same by group, not yet made into rows: for who shows few of many groups, or adds them up."""
-        return await asyncio.to_thread(self._store.sums, query)
+        return await asked(self._store.sums, query)
 
     async def names(self, query: Query, *, limit: int) -> Sequence[str]:
         """The groups of `query` that most requests are of, at most `limit`, in order; of whole hours."""
-        return await asyncio.to_thread(self._store.names, query, limit)
+        return await asked(self._store.names, query, limit)
 
     async def lengths(self, since: float) -> Mapping[LengthKey, Pairs]:
         """Sums over the lengths of the answers that were measured from `since` on (seconds since the epoch)."""

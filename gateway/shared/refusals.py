@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.ledger.asking import asked
 from gateway.ledger.schema import refusals
 from gateway.ledger.store import Store
 
@@ -61,7 +62,7 @@ class Refusals:
     async def counts(self, since: float | None = None, until: float | None = None) -> Mapping[tuple[str, str], int]:
         """The refusals of the hours from that of `since` to that before `until`, by caller and reason.
 
-        Raises what the database does, when it cannot be read.
+        Raises `Busy` when the database does not answer.
         """
         first = None if since is None else int(since // HOUR)
         last = None if until is None else -int(-until // HOUR)
@@ -69,7 +70,7 @@ class Refusals:
         async with self._moving:
             waiting = dict(self._waiting)
             if self._store is not None:
-                found.update(await asyncio.to_thread(_read, self._store, first, last))
+                found.update(await asked(_read, self._store, first, last))
         for (hour, caller, reason), count in waiting.items():
             if (first is None or hour >= first) and (last is None or hour < last):
                 found[caller, reason] += count
