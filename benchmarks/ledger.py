@@ -25,6 +25,7 @@ from sqlalchemy import func, select
 from benchmarks.year import DAY, DAYS, Shape, fill
 from gateway.api.app import create_app
 from gateway.bootstrap import open_gateway
+from gateway.cli.hosting import rest
 from gateway.config import Config
 from gateway.dashboard import PATH
 from gateway.dashboard.app import Dashboard
@@ -167,6 +168,7 @@ async def measure_pages(url: str, shape: Shape) -> None:
         app = create_app(gateway.config, opener=lambda _: nullcontext(gateway), pages={PATH: Dashboard(gateway)})
         app.state.gateway = gateway  # whose lifespan nobody runs here
         admin = {"authorization": f"Bearer {ADMIN}"}
+        rest()  # as a gateway that serves
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=admin) as http:
             print(f"\n| {'page':40} | first, ms | then, ms | most, ms | CPU, ms | kB |")

@@ -293,7 +293,10 @@ class Store:
         made = select(*told).where(calls.c.upstream == upstream, *limits)
         latest = made.where(not_(calls.c.is_open)).order_by(at.desc()).limit(limit)
         with self._begin() as connection:
-            return [Timed(*row[:4], stays(row[4], row[0])) for row in connection.execute(latest)]
+            return [
+                Timed(started, duration, amount, seconds, stays(ran, started))
+                for started, duration, amount, seconds, ran in connection.execute(latest)
+            ]
 
     def sums(self, query: Query) -> dict[str, Sums]:
         """Sums of the entries by their group, in its order."""
