@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -203,7 +205,7 @@ def fill(store: Store, shape: Shape) -> None:
         ]
         connection.execute(insert(key_secrets), secrets)
     for first in range(0, shape.entries, BULK):
-        with store.transaction(write=True) as connection:
+        with _unhurried(store) as connection:
             last = min(first + BULK, shape.entries)
             for table, kind in zip(TABLES, kinds, strict=True):
                 begin = first if table is not calls else max(first, shape.entries - shape.detailed)
@@ -215,13 +217,22 @@ def fill(store: Store, shape: Shape) -> None:
     told = f"{shape.entries:,} requests of {shape.callers:,} callers, the newest {shape.detailed:,} with their calls,"
     print(f"{told} written in {time.perf_counter() - began:.0f} s", flush=True)
     began = time.perf_counter()
-    with store.transaction(write=True) as connection:
+    with _unhurried(store) as connection:
         rollup.rebuild(connection)
         counted = connection.execute(select(rollups.c.level, func.count()).group_by(rollups.c.level)).all()
-    with store.transaction(write=True) as connection:
+    with _unhurried(store) as connection:
         connection.exec_driver_sql("ANALYZE")
     kept = ", ".join(f"{count:,} of level {level}" for level, count in sorted(map(tuple, counted)))
     print(f"rollups ({kept}) made in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+@contextmanager
+def _unhurried(store: Store) -> Iterator[Connection]:
+    """A transaction that may take its time: the gateway's own connections give up what hangs for seconds."""
+    with store.transaction(write=True) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        yield connection
 
 
 def _kinds(connection: Connection, shape: Shape, run: int) -> list[Table]:
@@ -238,6 +249,7 @@ def _kinds(connection: Connection, shape: Shape, run: int) -> list[Table]:
         told = [dict(zip(names, (kind, *row), strict=True)) for kind, each in enumerate(made) for row in each[place]]
         if told:
             connection.execute(insert(kinds), told)
+        connection.exec_driver_sql(f"ANALYZE {kinds.name}")  # else a planner takes it for empty
         found.append(kinds)
     return found
 
