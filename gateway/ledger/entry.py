@@ -12,7 +12,7 @@ from gateway.chat import Arm, CacheOutcome, Call, Outcome, StrategyName
 from gateway.ledger.basis import Basis
 from pricing.baseline import Baseline
 from pricing.length_ratio import Pairs
-from pricing.live import Observed
+from pricing.live import Window
 from pricing.money import Money
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Traffic:
     the requests were answered by a stand-in. `strategies` counts what served, holdouts aside.
     """
 
-    requests: list[Observed] = field(default_factory=list)
+    requests: Window = field(default_factory=lambda: Window.of(()))
     spent: int = 0
     unpriced: int = 0
     notional: bool = False

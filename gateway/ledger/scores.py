@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, and_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.ledger.entry import Query, Source, Traffic
 from gateway.ledger.schema import entries, is_telling, measurements, scores
 from gateway.ledger.totals import read
-from pricing.live import Observed
+from pricing.live import Window
 
 MOST = 20_000
-"""Requests that a report looks at, the newest of its window: it takes half a second of the processor for them."""
+"""Requests that a report looks at, the newest of its window."""
 
+TOLD = (
+    entries.c.at,
+    entries.c.request_id,
+    entries.c.route,
+    entries.c.strategy,
+    entries.c.arm == "holdout",
+    entries.c.propensity,
+    entries.c.shadow_propensity,
+    entries.c.baseline_method == "measured",
+    entries.c.visible_input,
+    entries.c.visible_output,
+    entries.c.spent,
+    entries.c.baseline_likely,
+    entries.c.stand_in,
+)
+"""What a report takes of an entry."""
 
-Seen = Row[*tuple[Any, ...]]
-"""A request with what is known of it, as `_newest` selects it."""
+Seen = tuple[Any, ...]
+"""The values of `TOLD` of one request, as the driver has them."""
+
+Known = Mapping[str, Any]
+"""What is known of some requests, by their ids."""
 
 
 def put(connection: Connection, request_id: str, source: Source, value: float, label: str | None) -> None:
@@ -46,14 +67,11 @@ def observed(
     Requests that failed, were left or recovered are not in it: they have no answer to speak of.
     """
     newest = _newest(connection, since, until, most + 1)
-    found: dict[str, Traffic] = {}
+    by_route: dict[str, list[Seen]] = {}
     for each in reversed(newest[:most]):
-        _, _, route, strategy, arm, *_, stand_in = each
-        traffic = found.setdefault(route, Traffic())
-        traffic.requests.append(_seen(each))
-        traffic.notional = traffic.notional or stand_in
-        if arm != "holdout":
-            traffic.strategies[strategy] += 1
+        by_route.setdefault(each[2], []).append(each)
+    beside = _beside(connection, newest[:most][-1][0], newest[0][0]) if newest else ({}, {}, {})
+    found = {route: _traffic(rows, *beside) for route, rows in by_route.items()}
     for route, sums in read(connection, Query(since=since, until=until, by="route")).items():
         if sums.shadows:
             traffic = found.setdefault(route, Traffic())
@@ -67,50 +85,73 @@ def _newest(connection: Connection, since: float | None, until: float | None, li
     Two walks along an index each. One over all requests would read a year of them where few tell anything.
     """
     row = entries.c
-    said, agreed = scores.alias("said"), scores.alias("agreed")
-    feedback = and_(said.c.request_id == row.request_id, said.c.source == "feedback")
+    feedback = and_(scores.c.request_id == row.request_id, scores.c.source == "feedback")
 
-    def chosen(at: ColumnElement[float], of: FromClause, *conditions: ColumnElement[bool]) -> Sequence[Seen]:
-        joined = of.outerjoin(measurements, measurements.c.request_id == row.request_id).outerjoin(
-            agreed, and_(agreed.c.request_id == row.request_id, agreed.c.source == "agreement")
-        )
+    def chosen(at: ColumnElement[float], of: FromClause, *conditions: ColumnElement[bool]) -> list[Seen]:
         limits = [*([at >= since] if since is not None else []), *([at < until] if until is not None else [])]
-        told = (
-            *(row.at, row.request_id, row.route, row.strategy, row.arm, row.propensity, row.shadow_propensity),
-            *(row.visible_input, row.visible_output, row.spent, row.baseline_method, row.baseline_likely),
-            *(measurements.c.cost, said.c.value, agreed.c.value, row.stand_in),
-        )
         clients = (row.shadow_of.is_(None), row.outcome == "ok")
-        some = select(*told).select_from(joined).where(*limits, *clients, *conditions)
-        return connection.execute(some.order_by(at.desc(), row.request_id.desc()).limit(limit)).all()
+        some = select(*TOLD).select_from(of).where(*limits, *clients, *conditions)
+        return _plain(connection, some.order_by(at.desc(), row.request_id.desc()).limit(limit))
 
-    drawn = chosen(row.at, entries.outerjoin(said, feedback), is_telling)
+    drawn = chosen(row.at, entries, is_telling)
     # Not those that are older than all of these, where these are enough.
-    enough = [said.c.at >= drawn[-1][0]] if len(drawn) == limit else []
-    scored = chosen(said.c.at, said.join(entries, feedback), said.c.source == "feedback", ~is_telling, *enough)
+    enough = [scores.c.at >= drawn[-1][0]] if len(drawn) == limit else []
+    scored = chosen(scores.c.at, scores.join(entries, feedback), scores.c.source == "feedback", ~is_telling, *enough)
     if not scored:
-        return list(drawn)
+        return drawn
     return sorted([*drawn, *scored], key=itemgetter(0, 1), reverse=True)[:limit]
 
 
-def _seen(row: Seen) -> Observed:
-    at, _, _, _, arm, propensity, shadow_propensity, asked, shown, spent, method, likely, measured, score, agreed, _ = (
-        row
+def _beside(connection: Connection, first: float, last: float) -> tuple[Known, Known, Known]:
+    """What was measured of the requests of a time, said of them, and found to agree, by their ids.
+
+    They are few: looked up with each request they would take as long as all else. A score that came before its request
+    was on record has no time.
+    """
+    at = scores.c.at
+    measured = select(measurements.c.request_id, measurements.c.cost).where(measurements.c.at.between(first, last))
+
+    def said(source: Source) -> Known:
+        these = select(scores.c.request_id, scores.c.value).where(scores.c.source == source)
+        return dict(
+            _plain(connection, these.where(at.between(first, last))) + _plain(connection, these.where(at.is_(None)))
+        )
+
+    return dict(_plain(connection, measured)), said("feedback"), said("agreement")
+
+
+def _plain(connection: Connection, asked: Select[Any]) -> list[Seen]:
+    """The rows as the driver has them, of which SQLAlchemy would make objects: there may be thousands."""
+    with connection.execute(asked) as found:
+        return list(found.cursor.fetchall())
+
+
+def _traffic(rows: Sequence[Seen], measured: Known, said: Known, agreed: Known) -> Traffic:
+    """Of one route, in the order of time."""
+    at, ids, _, strategies, held, chances, drawn, booked, asked, shown, spent, likely, stood_in = zip(
+        *rows, strict=True
     )
-    holdout = arm == "holdout"
+    served = [not holdout for holdout in held]
     # A baseline that is measured as the request settles is the teacher's own answer, which the client was given.
-    own = not holdout and method == "measured"
-    return Observed(
-        at=at,
-        holdout=holdout,
-        propensity=propensity,
-        shadow_propensity=None if holdout else shadow_propensity,
-        own=own,
-        input_tokens=asked,
-        shown_tokens=shown,
-        cost=spent,
-        teacher_cost=spent if holdout else likely if own else measured,
-        baseline=likely,
-        score=score,
-        agreement=agreed,
-    )
+    own = [bool(teachers) and mine for teachers, mine in zip(booked, served, strict=True)]
+    alone = [
+        (likely if teachers else measured) if mine else spent
+        for mine, teachers, spent, likely, measured in zip(
+            served, own, spent, likely, map(measured.get, ids), strict=True
+        )
+    ]
+    columns = {
+        "at": at,
+        "holdout": list(map(bool, held)),
+        "propensity": chances,
+        "shadow_propensity": [e if mine else None for e, mine in zip(drawn, served, strict=True)],
+        "own": own,
+        "input_tokens": asked,
+        "shown_tokens": shown,
+        "cost": spent,
+        "teacher_cost": alone,
+        "baseline": likely,
+        "score": list(map(said.get, ids)),
+        "agreement": list(map(agreed.get, ids)),
+    }
+    return Traffic(Window(columns), notional=any(stood_in), strategies=Counter(compress(strategies, served)))

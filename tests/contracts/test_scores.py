@@ -65,7 +65,7 @@ async def test_a_route_has_its_requests_as_they_were_seen(ledger: SqlLedger) -> 
     traffic = found["gkt"]
     spent = one.spent
     assert spent is not None
-    first, second, third = traffic.requests
+    first, second, third = traffic.requests.rows()
     assert first == Observed(
         NOON, False, 0.9, 0.5, False, 100, 80, spent.nano, cost(120).nano, 1_000, score=1.0, agreement=0.5
     )
@@ -78,7 +78,7 @@ async def test_a_route_has_its_requests_as_they_were_seen(ledger: SqlLedger) -> 
     early, _ = await ledger.observed(NOON - 10, NOON + 1)
     assert [len(each.requests) for each in early.values()] == [1]
     later, _ = await ledger.observed(since=NOON + 2)
-    assert [each.at for each in later["gkt"].requests] == [NOON + 2]
+    assert list(later["gkt"].requests["at"]) == [NOON + 2]
 
 
 async def test_a_shadow_without_a_price_is_counted(ledger: SqlLedger) -> None:
@@ -87,7 +87,7 @@ async def test_a_shadow_without_a_price_is_counted(ledger: SqlLedger) -> None:
     await ledger.settle(shadow(request, price=None))
     found, _ = await ledger.observed()
     assert (found["gkt"].spent, found["gkt"].unpriced) == (0, 1)
-    assert found["gkt"].requests[0].teacher_cost is None
+    assert found["gkt"].requests.rows()[0].teacher_cost is None
 
 
 async def test_scores_go_with_their_requests(url: str, tmp_path: Path, ledger: SqlLedger) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
-from pricing.live import Observed, report
+from pricing.live import Observed, Report, Window
+from pricing.live import report as report_of
+
+
+def report(requests: list[Observed]) -> Report:
+    return report_of(Window.of(requests))
 
 
 def served(draw: random.Random, at: int, *, score: float | None = None) -> Observed:
@@ -43,11 +47,11 @@ def test_holdouts_measure_both() -> None:
         each = served(draw, at, score=float(draw.random() < 0.6))
         if draw.random() < 0.2:
             dear = 4 * (each.cost or 0)
-            each = replace(
-                each, holdout=True, propensity=0.2, cost=dear, teacher_cost=dear, score=float(draw.random() < 0.8)
+            each = each._replace(
+                holdout=True, propensity=0.2, cost=dear, teacher_cost=dear, score=float(draw.random() < 0.8)
             )
         else:
-            each = replace(each, propensity=0.8)
+            each = each._replace(propensity=0.8)
         requests.append(each)
     draw.shuffle(requests)  # the order does not matter
     found = report(requests)
@@ -68,13 +72,13 @@ def test_shadows_measure_cost_and_agreement() -> None:
     """A third of the answers are the teacher's own; of the others one in ten is shadowed, and nine in ten agree."""
     draw, requests = random.Random(4), []
     for at in range(3_000):
-        each = replace(served(draw, at), shadow_propensity=0.1)
+        each = served(draw, at)._replace(shadow_propensity=0.1)
         dear = 4 * (each.cost or 0)
         if at % 3 == 0:
-            each = replace(each, own=True, cost=dear, teacher_cost=dear)
+            each = each._replace(own=True, cost=dear, teacher_cost=dear)
         elif draw.random() < 0.1:
             agreement = None if draw.random() < 0.3 else float(draw.random() < 0.9)
-            each = replace(each, teacher_cost=dear, agreement=agreement)
+            each = each._replace(teacher_cost=dear, agreement=agreement)
         requests.append(each)
     found = report(requests)
     assert found.measured_by == "shadow"
@@ -91,10 +95,10 @@ def test_few_failures_are_no_claim() -> None:
     draw, requests = random.Random(5), []
     for at in range(1_000):
         holdout = draw.random() < 0.05
-        each = replace(
-            served(draw, at, score=float(draw.random() < 0.97)), holdout=holdout, propensity=0.05 if holdout else 0.95
+        each = served(draw, at, score=float(draw.random() < 0.97))._replace(
+            holdout=holdout, propensity=0.05 if holdout else 0.95
         )
-        requests.append(replace(each, teacher_cost=each.cost) if holdout else each)
+        requests.append(each._replace(teacher_cost=each.cost) if holdout else each)
     found = report(requests)
     assert found.retention is not None
     assert found.retention.status == "too_few_failures"
@@ -106,7 +110,7 @@ def test_drift_is_flagged_with_its_moment() -> None:
     draw, requests = random.Random(6), []
     for at in range(1_000):
         each = served(draw, at, score=float(draw.random() < (0.9 if at < 500 else 0.6)))
-        requests.append(replace(each, cost=(each.cost or 0) * (1 if at < 700 else 2)))
+        requests.append(each._replace(cost=(each.cost or 0) * (1 if at < 700 else 2)))
     score, cost = report(requests).drift
     assert score.of == "score"
     assert 450 <= score.since <= 550
