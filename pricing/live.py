@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import Any, Literal, NamedTuple
 
@@ -74,6 +75,11 @@ class Window:
     def rows(self) -> list[Observed]:
         """Request by request."""
         return list(map(Observed, *(self[name] for name in Observed._fields)))
+
+    @cached_property
+    def report(self) -> Report:
+        """What they say; see `report`."""
+        return report(self)
 
     def where(self, which: Sequence[bool]) -> Window:
         """Those of which it is true."""

@@ -41,6 +41,7 @@ from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, stays
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
 from gateway.ledger.sums import Sums
+from gateway.ledger.telling import Telling
 from gateway.ledger.totals import names, read
 from pricing.length_ratio import Pairs
 
@@ -66,6 +67,7 @@ class Store:
         shared = isinstance(engine.pool, StaticPool)
         self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
         self._dbapi = engine.dialect.loaded_dbapi
+        self._telling = Telling()
         kind: Callable[..., Dialect] = type(engine.dialect)
         self._intend, self._settle_calls, self._settle_entries, self._add = _compiled(kind, engine.dialect.paramstyle)
 
@@ -333,9 +335,9 @@ class Store:
             scores.put(connection, request_id, source, value, label)
 
     def observed(self, since: float | None, until: float | None) -> tuple[dict[str, Traffic], bool]:
-        """See `scores.observed`."""
+        """See `Telling.observed`."""
         with self._begin() as connection:
-            return scores.observed(connection, since, until)
+            return self._telling.observed(connection, since, until)
 
     def charge(self, late: Sequence[str], now: float) -> None:
         """Put what is on record of these requests in the place of what recovery counted for them."""
