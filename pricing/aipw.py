@@ -55,7 +55,7 @@ class Mean:
     @cached_property
     def squares(self) -> float:
         """The sum of the squares of `apart`."""
-        return sum(map(mul, self.apart, self.apart))
+        return float(sum(map(mul, self.apart, self.apart)))
 
     @property
     def variance(self) -> float:
@@ -84,7 +84,7 @@ class Mean:
         """The skewness of `value` as an estimate; 0 where it has no variance."""
         if self.squares <= 0:
             return 0.0
-        return sum(map(mul, map(mul, self.apart, self.apart), self.apart)) / self.squares**1.5
+        return float(sum(map(mul, map(mul, self.apart, self.apart), self.apart)) / self.squares**1.5)
 
     def amount(self, *, level: float = LEVEL) -> Interval:
         """The interval of a mean of amounts of any size: Student's, bent as the amounts are skewed (Hall 1992).

@@ -12,10 +12,10 @@ from gateway.chat import Outcome, StrategyName
 from gateway.dashboard import PATH, prices
 from gateway.dashboard.page import Page
 from gateway.dashboard.period import Period, address, parse
-from gateway.dashboard.tables import Column, Later, Table
+from gateway.dashboard.tables import Column, Later, Row, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest, NotFound
-from gateway.ledger.entry import Query, SavingsRow, shadow_id
+from gateway.ledger.entry import Query, shadow_id
 from gateway.pipeline import Gateway
 from pricing.money import Money
 
@@ -134,7 +134,7 @@ async def one(gateway: Gateway, request_id: str) -> Page:
     return Page("request.html", f"Request {request_id}", context, {"calls": table})
 
 
-def behind(rows: Sequence[SavingsRow], name: str, period: Period) -> Sequence[str]:
+def behind(rows: Sequence[Row], name: str, period: Period) -> Sequence[str]:
     """Where the requests behind each row are; `name` is the filter that finds them."""
     return Later(rows, lambda row: address(LIST, period.fields, {name: row.group}))
 

@@ -16,7 +16,7 @@ from pricing.live import Window
 from pricing.money import Money
 
 if TYPE_CHECKING:
-    from gateway.ledger.sums import Sums
+    from gateway.ledger.sums import Brief, Sums
 
 SHADOW = "-shadow"
 
@@ -138,6 +138,19 @@ class SavingsRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BriefRow:
+    """What a page tells of a group: a few fields of its `SavingsRow`, each with the same value."""
+
+    group: str
+    requests: int
+    spent: Money
+    baseline: Money | None
+    saved: Money | None
+    share: float | None
+    unpriced: int
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """Which entries to sum: a half-open time range in seconds since the epoch, filters, and a grouping."""
 
@@ -254,6 +267,10 @@ class Ledger(Protocol):
 
     async def sums(self, query: Query = Query()) -> Mapping[str, Sums]:
         """The same by group, not yet made into rows: for who shows few of many groups, or adds them up."""
+        ...
+
+    async def brief(self, query: Query) -> Mapping[str, Brief]:
+        """A few of the measures by group (no hours or days), in no order: several times as fast, of many groups."""
         ...
 
     async def names(self, query: Query, *, limit: int) -> Sequence[str]:

@@ -20,7 +20,7 @@ from gateway.ledger.engines import Synchronous
 from gateway.ledger.entry import Entry, LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
 from gateway.ledger.store import Store
-from gateway.ledger.sums import Sums
+from gateway.ledger.sums import Brief, Sums
 from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 
@@ -196,6 +196,10 @@ class SqlLedger:
     async def sums(self, query: Query = ALL) -> Mapping[str, Sums]:
         """The same by group, not yet made into rows: for who shows few of many groups, or adds them up."""
         return await asked(self._store.sums, query)
+
+    async def brief(self, query: Query) -> Mapping[str, Brief]:
+        """A few of the measures by group (no hours or days), in no order: several times as fast, of many groups."""
+        return await asked(self._store.brief, query)
 
     async def names(self, query: Query, *, limit: int) -> Sequence[str]:
         """The groups of `query` that most requests are of, at most `limit`, in order; of whole hours."""

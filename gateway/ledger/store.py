@@ -40,9 +40,9 @@ from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, stays
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
-from gateway.ledger.sums import Sums
+from gateway.ledger.sums import Brief, Sums
 from gateway.ledger.telling import Telling
-from gateway.ledger.totals import names, read
+from gateway.ledger.totals import brief, names, read
 from pricing.length_ratio import Pairs
 
 READING = 60.0
@@ -304,6 +304,11 @@ class Store:
         """Sums of the entries by their group, in its order."""
         with self._begin() as connection:
             return read(connection, query)
+
+    def brief(self, query: Query) -> dict[str, Brief]:
+        """A few of the measures by group, in no order."""
+        with self._begin() as connection:
+            return brief(connection, query)
 
     def savings(self, query: Query) -> list[SavingsRow]:
         """The same as rows."""
