@@ -54,6 +54,8 @@ class Money:
     @property
     def plain(self) -> str:
         """The exact amount in dollars as a decimal number, without sign of currency or exponent: `0.000312`, `-1.5`."""
+        if not self.nano:
+            return "0"
         whole, rest = divmod(abs(self.nano), NANO)
         sign = "-" if self.nano < 0 else ""
         return f"{sign}{whole}.{rest:09d}".rstrip("0") if rest else f"{sign}{whole}"

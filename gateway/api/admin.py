@@ -134,8 +134,8 @@ def amount(money: Money) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (int, float, str)):  # nearly half, and asking for a Mapping takes long
+        return value
     if isinstance(value, Money):
         return amount(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
+    return {name: _plain(item) for name, item in value.items()}

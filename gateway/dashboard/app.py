@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.dashboard import PATH, tables, words
+from gateway.dashboard import PATH, requests, tables, words
 from gateway.dashboard.access import Access, Standing, give, local, same_site
 from gateway.dashboard.assets import Assets
 from gateway.dashboard.keys import keys, listed
@@ -51,7 +51,7 @@ FOR_EVER = "public, max-age=31536000, immutable"
 
 VIEWS: Mapping[str, View] = {
     PATH: View("Overview", overview, TABLES),
-    f"{PATH}/requests": View("Requests", listing),
+    f"{PATH}/requests": View("Requests", listing, {"requests": requests.alone}),
     f"{PATH}/models": View("Models", models),
     f"{PATH}/keys": View("Keys", keys, {"keys": listed}),
     f"{PATH}/tradeoff": View("Trade-off", tradeoff),

@@ -17,6 +17,8 @@ from pricing.money import Money
 
 Kind = Literal["text", "code", "count", "money", "percent", "seconds", "rate", "moment", "hour", "state"]
 
+NUMBERS: tuple[Kind, ...] = ("count", "percent", "seconds", "rate")
+
 T = TypeVar("T")
 
 Row = SavingsRow | BriefRow
@@ -86,7 +88,7 @@ class Column:
     @property
     def numeric(self) -> bool:
         """True when its values are to stand right-aligned."""
-        return self.kind in ("count", "money", "percent", "seconds", "rate")
+        return self.kind == "money" or self.kind in NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +110,26 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow(column.name for column in self.columns)
-        for row in self.rows:
-            writer.writerow(_cell(value, column.kind) for value, column in zip(row, self.columns, strict=True))
+        # Column by column: of thousands of rows, asking each value what it is takes longer than writing it.
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True) if self.rows else ()
+        writer.writerows(zip(*(_cells(values, column.kind) for column, values in columns), strict=True))
         return out.getvalue()
 
 
-def _cell(value: Any, kind: Kind) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, Money):
-        return value.plain
+def _cells(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    """As a writer of CSV takes them: it leaves None out, and writes numbers as Python does."""
+    if kind == "money":
+        return [value.plain if isinstance(value, Money) else value for value in values]
     if kind == "moment":
-        return instant(value)
-    return harmless(value) if isinstance(value, str) else str(value)
+        return [None if value is None else instant(value) for value in values]
+    if kind in NUMBERS:
+        return values
+    return [harmless(value) if isinstance(value, str) else value for value in values]
 
 
 def instant(at: float) -> str:
     """A moment in UTC, to the millisecond."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{datetime.fromtimestamp(at, UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def saved_share(row: Row) -> float | None:

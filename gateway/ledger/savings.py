@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Row,
     Select,
     Table,
     and_,
@@ -272,7 +271,7 @@ def cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[
     return [*before, (level, begin, end), *after]
 
 
-def fold(rows: Iterable[Row[*tuple[Any, ...]]], query: Query) -> dict[str, Sums]:
+def fold(rows: Iterable[Sequence[Any]], query: Query) -> dict[str, Sums]:
     """The rows of all `statements(query)`, added up by the name of their group."""
     groups: dict[Any, Sums] = {}
     first = 2 if query.by is None else 3

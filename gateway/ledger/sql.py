@@ -17,7 +17,7 @@ from gateway.ledger import rows
 from gateway.ledger.asking import asked
 from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.engines import Synchronous
-from gateway.ledger.entry import Entry, LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic
+from gateway.ledger.entry import Entry, LengthKey, Listed, Made, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
 from gateway.ledger.store import Store
 from gateway.ledger.sums import Brief, Sums
@@ -170,6 +170,12 @@ class SqlLedger:
         `before`: only those older than the entry with this `at` and `request_id`, for paging.
         """
         return await asked(self._store.entries, query, limit, before)
+
+    async def listed(
+        self, query: Query = ALL, *, limit: int = 100, before: tuple[float, str] | None = None
+    ) -> Sequence[Listed]:
+        """The same, as far as a list has room for it: of thousands, in a fraction of the time."""
+        return await asked(self._store.listed, query, limit, before)
 
     async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[Made]:
         """The settled calls of the newest `limit` entries that `query` wants, in no order."""

@@ -34,7 +34,7 @@ from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
 from gateway.ledger import charges, drafted, migrate, rollup, savings, scores
 from gateway.ledger.engines import Synchronous, on_postgresql, on_sqlite
-from gateway.ledger.entry import LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic, shadow_id
+from gateway.ledger.entry import LengthKey, Listed, Made, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
@@ -50,6 +50,8 @@ READING = 60.0
 
 OPENING = 10.0
 """Seconds to go on trying to open a database that others keep locked."""
+
+LISTED = tuple(entries.c[name] for name in Listed._fields)
 
 FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
 """What a call knows when it is intended, and settling does not change."""
@@ -274,7 +276,12 @@ class Store:
     def entries(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
         """The newest `limit` requests that `query` wants, older than `before`, without their calls or measurements."""
         with self._begin() as connection:
-            return [entry_data(row) for row in newest(connection, query, limit, before)]
+            return [entry_data(row._mapping) for row in newest(connection, query, limit, before)]
+
+    def listed(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[Listed]:
+        """The same, as far as a list of many has room for it."""
+        with self._begin() as connection:
+            return [Listed._make(row) for row in newest(connection, query, limit, before, LISTED)]
 
     def calls(self, query: Query, limit: int) -> list[Made]:
         """The settled calls of the newest `limit` entries that `query` wants."""

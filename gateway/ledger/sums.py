@@ -79,27 +79,27 @@ class Sums:
             group=group,
             requests=s["requests"],
             outcomes=_some(self.outcomes),
-            spent=Money(s["spent"]),
-            spent_by_stage={stage: Money(s[stage]) for stage in STAGES},
+            spent=_money(s["spent"]),
+            spent_by_stage={stage: _money(s[stage]) for stage in STAGES},
             baseline_by_method={
-                method: Money(nano) for method, nano in sorted(self.methods.items()) if nano or self.compared[method]
+                method: _money(nano) for method, nano in sorted(self.methods.items()) if nano or self.compared[method]
             },
-            baseline_low=Money(s["low"]) if compared and s["low_known"] == compared else None,
+            baseline_low=_money(s["low"]) if compared and s["low_known"] == compared else None,
             baseline=baseline,
-            baseline_high=Money(s["high"]) if compared and s["high_known"] == compared else None,
+            baseline_high=_money(s["high"]) if compared and s["high_known"] == compared else None,
             compared=compared,
-            compared_spent=Money(s["compared_spent"]),
+            compared_spent=_money(s["compared_spent"]),
             saved=saved,
             share=share,
             wasted=s["wasted"],
-            wasted_spent=Money(s["wasted_spent"]),
+            wasted_spent=_money(s["wasted_spent"]),
             unpriced=s["unpriced"],
-            notional=Money(s["notional"]),
-            bound=Money(s["bound"]),
+            notional=_money(s["notional"]),
+            bound=_money(s["bound"]),
             teacher_output_tokens=s["teacher_tokens"],
             baseline_output_tokens=s["baseline_tokens"],
             output_token_share=s["teacher_tokens"] / s["baseline_tokens"] if s["baseline_tokens"] else None,
-            corrected=Money(s["corrected"]),
+            corrected=_money(s["corrected"]),
             shadows=_some(self.shadows),
             shadows_unpriced=s["shadows_unpriced"],
         )
@@ -135,6 +135,10 @@ def _saved(compared: int, spent: int, likely: int) -> tuple[Money | None, Money 
     if not compared:
         return None, None, None
     return Money(likely), Money(likely - spent), spent / likely if likely else None
+
+
+def _money(nano: int) -> Money:
+    return Money(nano) if nano else Money.ZERO  # half of what thousands of rows are made of
 
 
 def _more(counts: dict[str, int], name: str, count: int) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, select
 
 from gateway.ledger.entry import Query, Source, Traffic
 from gateway.ledger.schema import entries, is_telling, measurements, scores
-from gateway.ledger.totals import read
+from gateway.ledger.totals import plain, read
 from pricing.live import Window
 
 MOST = 20_000
@@ -104,17 +104,17 @@ class Telling:
         # Not those that are older than all of these, where these are enough.
         since = drawn[-1][0] if len(drawn) == limit else since
         scored = scored.where(~is_telling, *_answered(scores.c.at, since, until))
-        told = _plain(connection, scored.order_by(scores.c.at.desc(), entries.c.request_id.desc()).limit(limit))
+        told = plain(connection, scored.order_by(scores.c.at.desc(), entries.c.request_id.desc()).limit(limit))
         return sorted([*drawn, *told], key=itemgetter(0, 1), reverse=True)[:limit] if told else drawn
 
     def _known(self, connection: Connection, named: Select[Any], limit: int) -> list[Seen]:
         """The rows of the newest of these, from those that are kept, as far as they are."""
         newest = named.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
-        names, kept = _plain(connection, newest), self._kept
+        names, kept = plain(connection, newest), self._kept
         missing = [name[0] for name in names if name not in kept]
         if missing:
             during = _answered(entries.c.at, missing[-1], None), entries.c.at <= missing[0]
-            read = _plain(connection, select(*TOLD).where(is_telling, *during[0], during[1]))
+            read = plain(connection, select(*TOLD).where(is_telling, *during[0], during[1]))
             found = {row[: len(NAMED)]: row for row in read}
             # Without those that a look has no more use for.
             self._kept = kept = {name: found.get(name) or kept[name] for name in names if name in found or name in kept}
@@ -138,18 +138,12 @@ def _beside(connection: Connection, first: float, last: float) -> Beside:
     def said(source: Source) -> Known:
         these = select(scores.c.request_id, scores.c.value).where(scores.c.source == source)
         found = [
-            *_plain(connection, these.where(at.between(first, last))),
-            *_plain(connection, these.where(at.is_(None))),
+            *plain(connection, these.where(at.between(first, last))),
+            *plain(connection, these.where(at.is_(None))),
         ]
         return dict(found)
 
-    return Beside(dict(_plain(connection, measured)), said("feedback"), said("agreement"))
-
-
-def _plain(connection: Connection, asked: Select[Any]) -> list[Seen]:
-    """The rows as the driver has them, of which SQLAlchemy would make objects: there may be thousands."""
-    with connection.execute(asked) as found:
-        return list(found.cursor.fetchall())
+    return Beside(dict(plain(connection, measured)), said("feedback"), said("agreement"))
 
 
 def _traffic(rows: Sequence[Seen], beside: Beside) -> dict[str, Traffic]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from gateway.ledger import rollup, savings
 from gateway.ledger.entry import Query
@@ -20,15 +21,19 @@ def read(connection: Connection, query: Query) -> dict[str, Sums]:
     Of times whose entries may have been pruned there are whole hours only: a limit there counts as its hour's begin.
     """
     query = _kept(connection, query)
-    asked = savings.statements(query)
-    return savings.fold((row for each in asked for row in connection.execute(each)), query)
+    return savings.fold((row for each in savings.statements(query) for row in plain(connection, each)), query)
 
 
 def brief(connection: Connection, query: Query) -> dict[str, Brief]:
     """A few of the measures of each group, in no order."""
-    with connection.execute(savings.brief(_kept(connection, query))) as found:
-        made = ((row[0], Brief._make(row[1:])) for row in found.cursor.fetchall())
-        return {name: sums for name, sums in made if any(sums)}  # a rollup that everything was taken out of is none
+    made = ((row[0], Brief._make(row[1:])) for row in plain(connection, savings.brief(_kept(connection, query))))
+    return {name: sums for name, sums in made if any(sums)}  # a rollup that everything was taken out of is none
+
+
+def plain(connection: Connection, asked: Select[Any]) -> list[tuple[Any, ...]]:
+    """The rows as the driver has them, of which SQLAlchemy would make objects: there may be thousands."""
+    with connection.execute(asked) as found:
+        return list(found.cursor.fetchall())
 
 
 def _kept(connection: Connection, query: Query) -> Query:
