@@ -110,15 +110,16 @@ class Telling:
     def _known(self, connection: Connection, named: Select[Any], limit: int) -> list[Seen]:
         """The rows of the newest of these, from those that are kept, as far as they are."""
         newest = named.order_by(entries.c.at.desc(), entries.c.request_id.desc()).limit(limit)
-        names, kept = plain(connection, newest), self._kept
-        missing = [name[0] for name in names if name not in kept]
+        names = plain(connection, newest)
+        rows = list(map(self._kept.get, names))
+        missing = [name[0] for name, row in zip(names, rows, strict=True) if row is None]
         if missing:
-            during = _answered(entries.c.at, missing[-1], None), entries.c.at <= missing[0]
-            read = plain(connection, select(*TOLD).where(is_telling, *during[0], during[1]))
-            found = {row[: len(NAMED)]: row for row in read}
-            # Without those that a look has no more use for.
-            self._kept = kept = {name: found.get(name) or kept[name] for name in names if name in found or name in kept}
-        return [kept[name] for name in names if name in kept]
+            these = (is_telling, *_answered(entries.c.at, missing[-1], None), entries.c.at <= missing[0])
+            found = {row[: len(NAMED)]: row for row in plain(connection, select(*TOLD).where(*these))}
+            rows = [row or found.get(name) for name, row in zip(names, rows, strict=True)]
+            # Those alone that this look has a use for.
+            self._kept = {name: row for name, row in zip(names, rows, strict=True) if row is not None}
+        return [row for row in rows if row is not None]
 
 
 def _answered(at: ColumnElement[float], since: float | None, until: float | None) -> list[ColumnElement[bool]]:
