@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.config import Config, Route
 from gateway.ledger.entry import Ledger, Traffic
-from pricing.live import Estimate, Report, report
+from pricing.live import Estimate, Report
 from pricing.money import Money
 
 
@@ -112,7 +112,7 @@ def _of(name: str, route: Route | None, traffic: Traffic) -> RouteReport:
         name=name,
         route=route,
         strategies=traffic.strategies,
-        found=report(traffic.requests),
+        found=traffic.requests.report,
         shadows_spent=Money(traffic.spent),
         shadows_unpriced=traffic.unpriced,
         notional=traffic.notional,

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from functools import cached_property
+from itertools import chain, compress
 from math import cbrt, fsum, sqrt
-from operator import mul
+from operator import mul, not_
 from typing import NamedTuple
 
 from pricing.intervals import LEVEL, Interval, ratio, student, wilson
@@ -34,9 +35,9 @@ SEEN_FOR_EACH = 10
 """Values that must be seen for each feature, before a regression is made of them; else m is their mean."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mean:
-    """An estimated mean. `terms`: what each request contributes, whose mean it is, for variances and covariances.
+    """An estimated mean. `apart`: how far what each request contributes is from it, for variances and covariances.
 
     `seen`: how many values it rests on; `effective`: how many equally likely ones these are worth (Kish); `smallest`:
     the smallest propensity among them, None when nothing was seen. `failures` and `successes` are sums over the values
@@ -44,19 +45,23 @@ class Mean:
     """
 
     value: float
-    terms: Sequence[float] = field(repr=False)
+    apart: Sequence[float] = field(repr=False)
     seen: int
     effective: float
     smallest: float | None
     failures: float
     successes: float
 
+    @cached_property
+    def squares(self) -> float:
+        """The sum of the squares of `apart`."""
+        return float(sum(map(mul, self.apart, self.apart)))
+
     @property
     def variance(self) -> float:
         """Of `value`; 0 for a single request."""
-        n = len(self.terms)
-        apart = [term - self.value for term in self.terms]
-        return sum(map(mul, apart, apart)) / (n * (n - 1)) if n > 1 else 0.0
+        n = len(self.apart)
+        return self.squares / (n * (n - 1)) if n > 1 else 0.0
 
     @property
     def few(self) -> bool:
@@ -71,16 +76,15 @@ class Mean:
         value = min(1.0, max(0.0, self.value))
         spread, variance = value * (1 - value), self.variance
         known = spread > 1e-9 and variance > 1e-15
-        number = min(spread / variance, float(len(self.terms))) if known else self.effective
+        number = min(spread / variance, float(len(self.apart))) if known else self.effective
         return wilson(value, number, level=level, freedom=max(1.0, self.effective - 1))
 
-    @property
+    @cached_property
     def skew(self) -> float:
         """The skewness of `value` as an estimate; 0 where it has no variance."""
-        apart = [term - self.value for term in self.terms]
-        squares = list(map(mul, apart, apart))
-        total = sum(squares)
-        return sum(map(mul, squares, apart)) / total**1.5 if total > 0 else 0.0
+        if self.squares <= 0:
+            return 0.0
+        return float(sum(map(mul, map(mul, self.apart, self.apart), self.apart)) / self.squares**1.5)
 
     def amount(self, *, level: float = LEVEL) -> Interval:
         """The interval of a mean of amounts of any size: Student's, bent as the amounts are skewed (Hall 1992).
@@ -101,32 +105,66 @@ def aipw(
     """The mean of all `values`, of which those that are None were not seen; None where fewer than two were.
 
     One value a request. `propensities`: the probability with which each was to be seen; read only where it was.
-    `features`: what is known of every request, one column each. ValueError where the lengths differ, or where a value
-    that was seen has no propensity in (0, 1].
+    `features`: what is known of every request, one column each, as `scaled` makes it. ValueError where the lengths
+    differ, or where a value that was seen has no propensity in (0, 1].
     """
-    seen = [(value, e) for value, e in zip(values, propensities, strict=True) if value is not None]
+    if len(propensities) != len(values):
+        raise ValueError("one propensity a value")
+    seen = [value for value in values if value is not None]
     if len(seen) < 2:
         return None
-    if not all(0 < e <= 1 for _, e in seen):
+    there = [value is not None for value in values]
+    chances = list(compress(propensities, there))
+    if not all(0 < e <= 1 for e in set(chances)):
         raise ValueError("a propensity is above 0 and at most 1")
-    weights = [1 / e for _, e in seen]
+    if any(len(column) != len(values) for column in features):
+        raise ValueError("a feature is known of every request")
+    weights = [1 / e for e in chances]
     total = fsum(weights)
     scale = len(values) / total
-    terms = [
-        guess if value is None else guess + scale * (value - guess) / e
-        for guess, value, e in zip(
-            _predictions(values, propensities, features, folds), values, propensities, strict=True
-        )
-    ]
+    points = [list(compress(column, there)) for column in features]
+    fits = _fits(seen, weights, points, folds)
+    guesses = _guesses(fits, points, 0, len(seen))
+    told = [guess + scale * (value - guess) / e for guess, value, e in zip(guesses, seen, chances, strict=True)]
+    away = list(map(not_, there))
+    rest = [list(compress(column, away)) for column in features]
+    untold = _guesses(fits, rest, len(seen), len(values) - len(seen))
+    value = fsum(chain(told, untold)) / len(values)
+    successes = fsum(seen)
     return Mean(
-        value=fsum(terms) / len(terms),
-        terms=terms,
+        value=value,
+        apart=_merged(there, [term - value for term in told], [term - value for term in untold]),
         seen=len(seen),
         effective=total**2 / fsum(map(mul, weights, weights)),
-        smallest=min(e for _, e in seen),
-        failures=fsum(1 - value for value, _ in seen),
-        successes=fsum(value for value, _ in seen),
+        smallest=min(chances),
+        failures=len(seen) - successes,
+        successes=successes,
     )
+
+
+def _merged(there: Sequence[bool], known: Sequence[float], guessed: Sequence[float]) -> list[float]:
+    """Both in the order of the requests: a run of the more frequent ones after the other, one of the rarer between."""
+    rare = len(known) < len(guessed)
+    few, many = (known, guessed) if rare else (guessed, known)
+    places = compress(range(len(there)), there if rare else map(not_, there))
+    found: list[float] = []
+    at = 0
+    for number, (place, each) in enumerate(zip(places, few, strict=True)):
+        found += many[at : place - number]
+        found.append(each)
+        at = place - number
+    found += many[at:]
+    return found
+
+
+def scaled(column: Sequence[float]) -> list[float]:
+    """A feature with a mean of 0 and a variance of 1, or all 0."""
+    if not column:
+        return []
+    middle = sum(column) / len(column)
+    apart = [x - middle for x in column]
+    scale = sqrt(sum(map(mul, apart, apart)) / len(column)) or 1.0
+    return [x / scale for x in apart]
 
 
 def _unbent(t: float, skew: float) -> float:
@@ -149,65 +187,44 @@ def quotient(over: Mean, under: Mean, over_interval: Interval, under_interval: I
     A ratio of estimates is on the average too large, by the relative variance of what it is divided by: that is taken
     off `value`. The interval is `intervals.ratio`'s, and needs no such thing.
     """
-    a = [term - over.value for term in over.terms]
-    b = [term - under.value for term in under.terms]
-    shared, squares = sum(map(mul, a, b)), sum(map(mul, b, b))
-    spread = sqrt(sum(map(mul, a, a)) * squares)
+    shared, squares = sum(map(mul, over.apart, under.apart)), under.squares
+    spread = sqrt(over.squares * squares)
     found = ratio(over.value, over_interval, under.value, under_interval, shared / spread if spread > 0 else 0.0)
     if found is None:
         return None
-    n, plain = len(a) * max(1, len(a) - 1), over.value / under.value
+    number = len(under.apart)
+    n, plain = number * max(1, number - 1), over.value / under.value
     value = plain * (1 - squares / n / under.value**2) + shared / n / under.value**2
     return Ratio(min(found.high, max(found.low, value)), found)
 
 
-def _predictions(
-    values: Sequence[float | None], propensities: Sequence[float], features: Sequence[Sequence[float]], folds: int
-) -> list[float]:
-    """m(x) of each request, learnt from those of the other folds.
+def _fits(
+    seen: Sequence[float], weights: Sequence[float], points: Sequence[Sequence[float]], folds: int
+) -> list[list[float]]:
+    """The coefficients for each fold, learnt from the others.
 
     Every `folds`-th of those seen is of one fold, and of the others too: each fold has as many as the next, even where
     what was drawn comes in step.
     """
-    if any(len(column) != len(values) for column in features):
-        raise ValueError("a feature is known of every request")
-    order = sorted(range(len(values)), key=lambda place: values[place] is None)
-    found = _in_order(
-        [values[place] for place in order],
-        [propensities[place] for place in order],
-        [[1.0] * len(values), *([column[place] for place in order] for column in map(_scaled, features))],
-        folds,
-    )
-    guesses = [0.0] * len(values)
-    for place, guess in zip(order, found, strict=True):
-        guesses[place] = guess
-    return guesses
+    sums = [_Sums.of(seen[n::folds], weights[n::folds], [column[n::folds] for column in points]) for n in range(folds)]
+    return [_fit([each for at, each in enumerate(sums) if at != fold]) for fold in range(folds)]
 
 
-def _in_order(
-    values: Sequence[float | None], propensities: Sequence[float], columns: Sequence[Sequence[float]], folds: int
+def _guesses(
+    fits: Sequence[Sequence[float]], columns: Sequence[Sequence[float]], start: int, number: int
 ) -> list[float]:
-    sums = [
-        _Sums.of(values[fold::folds], propensities[fold::folds], [column[fold::folds] for column in columns])
-        for fold in range(folds)
-    ]
-    guesses = [0.0] * len(values)
-    for fold in range(folds):
-        fit = _fit([each for at, each in enumerate(sums) if at != fold])
-        # Where too little was seen, a fit is the constant alone.
-        for slope, column in zip(fit, columns, strict=False):
-            guesses[fold::folds] = [
-                a + slope * x for a, x in zip(guesses[fold::folds], column[fold::folds], strict=True)
-            ]
-    return guesses
-
-
-def _scaled(column: Sequence[float]) -> list[float]:
-    """With a mean of 0 and a variance of 1, or all 0."""
-    middle = sum(column) / len(column)
-    apart = [x - middle for x in column]
-    scale = sqrt(sum(map(mul, apart, apart)) / len(column)) or 1.0
-    return [x / scale for x in apart]
+    """m(x) of so many requests, the first of them the one at `start` of all; where a fit is short, the constant."""
+    found = [0.0] * number
+    for fold, (constant, *slopes) in enumerate(fits):
+        these = slice((fold - start) % len(fits), None, len(fits))
+        guesses = [constant] * len(found[these])
+        for number, (slope, column) in enumerate(zip(slopes, columns, strict=False)):
+            if number:
+                guesses = [guess + slope * x for guess, x in zip(guesses, column[these], strict=True)]
+            else:  # nearly always the only one
+                guesses = [constant + slope * x for x in column[these]]
+        found[these] = guesses
+    return found
 
 
 class _Sums(NamedTuple):
@@ -218,17 +235,15 @@ class _Sums(NamedTuple):
     products: list[float]
 
     @classmethod
-    def of(
-        cls, values: Sequence[float | None], propensities: Sequence[float], columns: Sequence[Sequence[float]]
-    ) -> _Sums:
-        """The sums over these requests."""
-        there = [value is not None for value in values]
-        known = [value for value in values if value is not None]
-        weights = [1 / e for e in compress(propensities, there)]
-        points = [list(compress(column, there)) for column in columns]
-        weighted = [list(map(mul, weights, column)) for column in points]
-        squares = [[sum(map(mul, a, b)) for b in points] for a in weighted]
-        return cls(len(known), squares, [sum(map(mul, a, known)) for a in weighted])
+    def of(cls, values: Sequence[float], weights: Sequence[float], points: Sequence[Sequence[float]]) -> _Sums:
+        """The sums over these requests; the first column, of the constant, is not among their `points`."""
+        weighted = [weights, *(list(map(mul, weights, column)) for column in points)]
+        squares = [[0.0] * len(weighted) for _ in weighted]
+        for i, row in enumerate(weighted):
+            for j, column in enumerate(points[:i], 1):
+                squares[i][j] = squares[j][i] = sum(map(mul, row, column))
+            squares[i][0] = squares[0][i] = sum(row)
+        return cls(len(values), squares, [sum(map(mul, row, values)) for row in weighted])
 
 
 def _fit(parts: Sequence[_Sums]) -> list[float]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp, sqrt
-from statistics import fmean, pvariance
+from math import exp, fsum, sqrt
+from operator import mul
+from statistics import fmean
 
 LEAST = 30
 """Values below which nothing is said."""
@@ -53,12 +54,14 @@ def change(values: Sequence[float], scale: float | None = None) -> Change | None
     if n < LEAST:
         return None
     middle = fmean(values)
-    spread = pvariance(values, middle)
+    apart = [value - middle for value in values]
+    spread = fsum(map(mul, apart, apart)) / n
     if spread <= 0:
         return None
-    sums = list(accumulate(value - middle for value in values[:-1]))
-    place = max(range(n - 1), key=lambda k: abs(sums[k])) + 1
-    p = _kolmogorov(abs(sums[place - 1]) / sqrt(spread * n))
+    sums = list(map(abs, accumulate(apart[:-1])))
+    farthest = max(sums)
+    place = sums.index(farthest) + 1
+    p = _kolmogorov(farthest / sqrt(spread * n))
     size = abs(middle) if scale is None else scale
     return Change(place, fmean(values[:place]), fmean(values[place:]), size, p)
 

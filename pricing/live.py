@@ -14,17 +14,18 @@ Requests that failed, or for which nothing could be drawn, are the caller's to l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from itertools import compress
+from typing import Any, Literal, NamedTuple
 
-from pricing.aipw import Mean, aipw, quotient
+from pricing.aipw import Mean, aipw, quotient, scaled
 from pricing.drift import Change, change
 from pricing.intervals import Interval
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """One request, as far as it was seen; None is what was not. Costs are in one unit, whichever.
 
     `propensity` is that of its arm; `shadow_propensity` that of a shadow, given that the policy served; None: none
@@ -45,6 +46,57 @@ class Observed:
     baseline: float | None = None
     score: float | None = None
     agreement: float | None = None
+
+
+class Window:
+    """Requests, oldest first, as one column for each field of `Observed`.
+
+    A report goes through one after the other, of twenty thousand requests: as many objects would take longer to make
+    than all sums over them.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self._columns = dict(columns)
+
+    @classmethod
+    def of(cls, requests: Iterable[Observed]) -> Window:
+        """Of requests in whatever order."""
+        ordered = sorted(requests, key=lambda each: each.at)
+        columns = zip(*ordered, strict=True) if ordered else ((),) * len(Observed._fields)
+        return cls(dict(zip(Observed._fields, columns, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self["at"])
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        """The column of that name."""
+        return self._columns[name]
+
+    def rows(self) -> list[Observed]:
+        """Request by request."""
+        return list(map(Observed, *(self[name] for name in Observed._fields)))
+
+    @cached_property
+    def report(self) -> Report:
+        """What they say; see `report`."""
+        return report(self)
+
+    def where(self, which: Sequence[bool]) -> Window:
+        """Those of which it is true."""
+        return self if all(which) else _Part(self, which)
+
+
+class _Part(Window):
+    """Some of the requests of a window; a column is made when it is asked for."""
+
+    def __init__(self, whole: Window, which: Sequence[bool]) -> None:
+        super().__init__({})
+        self._whole, self._which = whole, which
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._columns:
+            self._columns[name] = list(compress(self._whole[name], self._which))
+        return self._columns[name]
 
 
 Status = Literal["measured", "too_few_failures"]
@@ -108,39 +160,46 @@ class Report:
     drift: Sequence[Drifted]
 
 
-def report(requests: Sequence[Observed]) -> Report:
-    """What the requests of one route say, in whatever order they come."""
-    ordered = sorted(requests, key=lambda each: each.at)
-    served = [each for each in ordered if not each.holdout]
-    drawn = [each for each in ordered if each.holdout or each.propensity < 1]
-    holdouts = [each for each in drawn if each.holdout]
-    shadows = [each for each in served if each.shadow_propensity is not None]
+def report(window: Window) -> Report:
+    """What the requests of one route say."""
+    held = window["holdout"]
+    served = window.where([not holdout for holdout in held])
+    drawn = window.where([holdout or e < 1 for holdout, e in zip(held, window["propensity"], strict=True)])
+    holdouts = window.where(held)
+    shadows = served.where([e is not None for e in served["shadow_propensity"]])
 
-    accuracy, teacher_accuracy, retention = _retention(drawn)
+    asked = _asked(drawn)
+    accuracy, teacher_accuracy = _arms(drawn, asked, drawn["score"], drawn["score"])
+    retention = _ratio(accuracy, teacher_accuracy, shares=True)
     if accuracy is None:
         # Nobody was held out: the policy's own accuracy is known, what to compare it with is not.
-        accuracy = _of_share(aipw([each.score for each in served], [1.0] * len(served), _asked(served)))
+        accuracy = aipw(served["score"], [1.0] * len(served), _asked(served))
 
-    by_holdout = sum(each.teacher_cost is not None for each in holdouts)
-    by_shadow = sum(each.teacher_cost is not None and not each.own for each in shadows)
+    by_holdout = len(holdouts) - holdouts["teacher_cost"].count(None)
+    by_shadow = sum(
+        cost is not None and not own for cost, own in zip(shadows["teacher_cost"], shadows["own"], strict=True)
+    )
     measured_by: Literal["holdout", "shadow"] | None = None
     if by_holdout or by_shadow:
         measured_by = "holdout" if by_holdout >= by_shadow else "shadow"
-    cost, teacher_cost = _costs(drawn) if measured_by == "holdout" else _costs_of_served(shadows)
+    if measured_by == "holdout":
+        cost, teacher_cost = _arms(drawn, asked, drawn["cost"], drawn["teacher_cost"])
+    else:
+        cost, teacher_cost = _costs_of_served(shadows)
     if cost is None:
-        cost = aipw([each.cost for each in served], [1.0] * len(served), _asked(served))
-    spent = [each.cost for each in holdouts if each.cost is not None]
+        cost = aipw(served["cost"], [1.0] * len(served), _asked(served))
+    spent = [each for each in holdouts["cost"] if each is not None]
 
     return Report(
-        requests=len(ordered),
-        holdouts=sum(each.holdout for each in ordered),
+        requests=len(window),
+        holdouts=len(holdouts),
         shadows=by_shadow,
-        scored=sum(each.score is not None for each in served),
-        agreed=sum(each.agreement is not None for each in shadows),
-        accuracy=accuracy,
-        teacher_accuracy=teacher_accuracy,
+        scored=len(served) - served["score"].count(None),
+        agreed=len(shadows) - shadows["agreement"].count(None),
+        accuracy=_of_share(accuracy),
+        teacher_accuracy=_of_share(teacher_accuracy),
         retention=retention,
-        agreement=_of_share(aipw([_agreement(each) for each in shadows], _shadow_propensities(shadows))),
+        agreement=_of_share(aipw(_agreements(shadows), _shadow_propensities(shadows))),
         cost=_of_amount(cost),
         teacher_cost=_of_amount(teacher_cost),
         cost_share=_ratio(cost, teacher_cost, shares=False),
@@ -150,47 +209,39 @@ def report(requests: Sequence[Observed]) -> Report:
     )
 
 
-def _retention(drawn: Sequence[Observed]) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
-    """Of the policy's accuracy, the teacher's, and of one over the other, from scores of both arms."""
-    policy, teacher = _arms(drawn, [each.score for each in drawn])
-    return _of_share(policy), _of_share(teacher), _ratio(policy, teacher, shares=True)
+Features = Sequence[Sequence[float]]
 
 
-def _costs(drawn: Sequence[Observed]) -> tuple[Mean | None, Mean | None]:
-    """The policy's mean cost and the teacher's, from the two arms."""
-    return _arms(drawn, [each.teacher_cost if each.holdout else each.cost for each in drawn])
-
-
-def _arms(drawn: Sequence[Observed], values: Sequence[float | None]) -> tuple[Mean | None, Mean | None]:
+def _arms(
+    drawn: Window, features: Features, served: Sequence[float | None], alone: Sequence[float | None]
+) -> tuple[Mean | None, Mean | None]:
     """The means of the policy and of the teacher alone over all requests; each is seen where it served."""
-    propensities, features = [each.propensity for each in drawn], _asked(drawn)
-    held = [each.holdout for each in drawn]
-    policy = [None if holdout else value for holdout, value in zip(held, values, strict=True)]
-    teacher = [value if holdout else None for holdout, value in zip(held, values, strict=True)]
-    return aipw(policy, propensities, features), aipw(teacher, propensities, features)
+    held = drawn["holdout"]
+    policy = [None if holdout else value for holdout, value in zip(held, served, strict=True)]
+    teacher = [value if holdout else None for holdout, value in zip(held, alone, strict=True)]
+    return aipw(policy, drawn["propensity"], features), aipw(teacher, drawn["propensity"], features)
 
 
-def _costs_of_served(served: Sequence[Observed]) -> tuple[Mean | None, Mean | None]:
+def _costs_of_served(served: Window) -> tuple[Mean | None, Mean | None]:
     """The same from shadows: both costs of one request are seen there, and how long the answer shown was."""
-    features = _asked(served)
-    features.append([float(each.shown_tokens or 0) for each in served])
-    features.append([float(each.own) for each in served])
-    policy = aipw([each.cost for each in served], [1.0] * len(served), features)
-    return policy, aipw([each.teacher_cost for each in served], _shadow_propensities(served), features)
+    shown = scaled([float(each or 0) for each in served["shown_tokens"]])
+    features = [*_asked(served), shown, scaled(list(map(float, served["own"])))]
+    policy = aipw(served["cost"], [1.0] * len(served), features)
+    return policy, aipw(served["teacher_cost"], _shadow_propensities(served), features)
 
 
-def _asked(requests: Sequence[Observed]) -> list[list[float]]:
-    """What is known of a request before it is answered, as columns: its input, of which a part of its cost follows."""
-    return [[float(each.input_tokens or 0) for each in requests]]
+def _asked(requests: Window) -> Features:
+    """What is known of a request before it is answered: its input, of which a part of its cost follows."""
+    return [scaled([float(each or 0) for each in requests["input_tokens"]])]
 
 
-def _shadow_propensities(served: Sequence[Observed]) -> list[float]:
-    return [1.0 if each.own else each.shadow_propensity or 1.0 for each in served]
+def _shadow_propensities(served: Window) -> list[float]:
+    return [1.0 if own else e or 1.0 for own, e in zip(served["own"], served["shadow_propensity"], strict=True)]
 
 
-def _agreement(each: Observed) -> float | None:
+def _agreements(served: Window) -> list[float | None]:
     """What the teacher wrote itself agrees with the teacher."""
-    return 1.0 if each.own else each.agreement
+    return [1.0 if own else value for own, value in zip(served["own"], served["agreement"], strict=True)]
 
 
 def _of_share(mean: Mean | None) -> Estimate | None:
@@ -219,33 +270,31 @@ def _ratio(over: Mean | None, under: Mean | None, *, shares: bool) -> Estimate |
     return Estimate(found.value, found.interval, weaker.seen, weaker.effective, weaker.smallest, few)
 
 
-def _drift(served: Sequence[Observed]) -> list[Drifted]:
+def _drift(served: Window) -> list[Drifted]:
     """What changed among the answers of the policy: their scores, their agreement, their cost for its baseline."""
     found: list[Drifted] = []
-    scores = [(each.at, each.score) for each in served if each.score is not None]
-    agreements = [(each.at, each.agreement) for each in served if each.agreement is not None]
-    costs = [(each.at, each.cost, each.baseline) for each in served if each.cost is not None and each.baseline]
-    seen: Mapping[Moving, Sequence[tuple[float, float]]] = {"score": scores, "agreement": agreements}
-    for of, values in seen.items():
-        changed = change([value for _, value in values])
+    moving: tuple[Moving, ...] = ("score", "agreement")
+    for of in moving:
+        known = served.where([value is not None for value in served[of]])
+        changed = change(known[of])
         if changed is not None and changed.flagged:
-            found.append(Drifted(of, values[changed.place][0], changed.before, changed.after, changed.p))
-    changed = _cost_drift(costs)
+            found.append(Drifted(of, known["at"][changed.place], changed.before, changed.after, changed.p))
+    known = served.where(
+        [cost is not None and bool(of) for cost, of in zip(served["cost"], served["baseline"], strict=True)]
+    )
+    costs, baselines = known["cost"], known["baseline"]
+    changed = _cost_drift(costs, baselines)
     if changed is not None and changed.flagged:
         place = changed.place
-        shares = [_share(costs[:place]), _share(costs[place:])]
-        found.append(Drifted("cost_share", costs[place][0], shares[0], shares[1], changed.p))
+        before, after = sum(costs[:place]) / sum(baselines[:place]), sum(costs[place:]) / sum(baselines[place:])
+        found.append(Drifted("cost_share", known["at"][place], before, after, changed.p))
     return found
 
 
-def _cost_drift(costs: Sequence[tuple[float, float, float]]) -> Change | None:
+def _cost_drift(costs: Sequence[float], baselines: Sequence[float]) -> Change | None:
     """Of the cost of each request, less what its baseline lets expect: traffic may change, the share may not."""
     if not costs:
         return None
-    share = _share(costs)
-    scale = sum(cost for _, cost, _ in costs) / len(costs)
-    return change([cost - share * baseline for _, cost, baseline in costs], scale)
-
-
-def _share(costs: Sequence[tuple[float, float, float]]) -> float:
-    return sum(cost for _, cost, _ in costs) / sum(baseline for _, _, baseline in costs)
+    share = sum(costs) / sum(baselines)
+    apart = [cost - share * baseline for cost, baseline in zip(costs, baselines, strict=True)]
+    return change(apart, sum(costs) / len(costs))

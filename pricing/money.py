@@ -54,9 +54,10 @@ class Money:
     @property
     def plain(self) -> str:
         """The exact amount in dollars as a decimal number, without sign of currency or exponent: `0.000312`, `-1.5`."""
-        whole, rest = divmod(abs(self.nano), NANO)
-        sign = "-" if self.nano < 0 else ""
-        return f"{sign}{whole}.{rest:09d}".rstrip("0") if rest else f"{sign}{whole}"
+        if self.nano < 0:
+            return f"-{(-self).plain}"
+        # In twice the time of this an f-string does the same; a page and its CSV say tens of thousands of amounts.
+        return ("%d.%09d" % divmod(self.nano, NANO)).rstrip("0").rstrip(".")  # noqa: UP031 - see above
 
     def __str__(self) -> str:
         """Plain dollars, never rounded: `$0.000312`, `-$1.5`, `$0`."""

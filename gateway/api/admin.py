@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import fastapi
@@ -67,6 +68,7 @@ QUERIES: Mapping[str, type[BaseModel]] = {"/gkt/v1/savings": SavingsQuery, "/gkt
 
 
 NAMES = tuple(each.name for each in fields(SavingsRow))
+VALUES = attrgetter(*NAMES)
 
 
 async def the_reader(gateway: AGateway, authorization: Annotated[str | None, Header()] = None) -> Caller | None:
@@ -123,9 +125,10 @@ async def tradeoff(query: Annotated[TradeoffQuery, fastapi.Query()], gateway: AG
 
 def savings_row(row: SavingsRow) -> dict[str, Any]:
     """A row of sums as plain data."""
-    plain = {name: _plain(getattr(row, name)) for name in NAMES}
-    missed = {"shadows_missed": sum(row.missed.values())}
-    return plain | missed | {"saved_after_measurement": _plain(row.saved_after_measurement)}
+    plain = {name: _plain(value) for name, value in zip(NAMES, VALUES(row), strict=True)}
+    plain["shadows_missed"] = sum(row.missed.values())
+    plain["saved_after_measurement"] = _plain(row.saved_after_measurement)
+    return plain
 
 
 def amount(money: Money) -> dict[str, Any]:
@@ -136,6 +139,6 @@ def amount(money: Money) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Money):
         return amount(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
+    if value is None or isinstance(value, (int, float, str)):  # to ask whether it is a Mapping takes long
+        return value
+    return {name: _plain(item) for name, item in value.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
@@ -17,15 +17,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.dashboard import PATH, tables, words
+from gateway.dashboard import PATH, requests, tables, words
 from gateway.dashboard.access import Access, Standing, give, local, same_site
 from gateway.dashboard.assets import Assets
-from gateway.dashboard.keys import keys
+from gateway.dashboard.keys import keys, listed
 from gateway.dashboard.models import models
-from gateway.dashboard.overview import overview
-from gateway.dashboard.page import Page
+from gateway.dashboard.overview import TABLES, overview
+from gateway.dashboard.page import Page, View
 from gateway.dashboard.period import NAMES, address, known
 from gateway.dashboard.requests import listing, one
+from gateway.dashboard.tables import Table
 from gateway.dashboard.tradeoff import tradeoff
 from gateway.errors import BadRequest, Forbidden, GatewayError, NotFound, RateLimited, Unauthorized
 from gateway.pipeline import Gateway
@@ -48,14 +49,12 @@ ZONE = "gkt_zone"
 
 FOR_EVER = "public, max-age=31536000, immutable"
 
-View = Callable[[Gateway, Mapping[str, str]], Awaitable[Page]]
-
-VIEWS: Mapping[str, tuple[str, View]] = {
-    PATH: ("Overview", overview),
-    f"{PATH}/requests": ("Requests", listing),
-    f"{PATH}/models": ("Models", models),
-    f"{PATH}/keys": ("Keys", keys),
-    f"{PATH}/tradeoff": ("Trade-off", tradeoff),
+VIEWS: Mapping[str, View] = {
+    PATH: View("Overview", overview, TABLES),
+    f"{PATH}/requests": View("Requests", listing, {"requests": requests.alone}),
+    f"{PATH}/models": View("Models", models),
+    f"{PATH}/keys": View("Keys", keys, {"keys": listed}),
+    f"{PATH}/tradeoff": View("Trade-off", tradeoff),
 }
 """The pages of the menu."""
 
@@ -68,7 +67,7 @@ class Dashboard:
         self._assets = Assets()
         self._access = Access(lambda: gateway.auth, gateway.logouts)
         self._templates = _environment(self._assets)
-        menu = [Route(path, partial(self._view, view)) for path, (_, view) in VIEWS.items()]
+        menu = [Route(path, partial(self._view, view)) for path, view in VIEWS.items()]
         app = Starlette(
             routes=[
                 *menu,
@@ -109,13 +108,17 @@ class Dashboard:
     async def _view(self, view: View, request: Request) -> Response:
         await self._standing(request)
         said = {"zone": _zone(request), **request.query_params}
-        return await self._shown(request, await view(self._gateway, said))
+        if said.get("format") == "csv":
+            name = said.get("table") or next(iter(view.tables), "")
+            if name in view.tables:
+                return await _csv(name, await view.tables[name](self._gateway, said))
+        return await self._shown(request, await view.page(self._gateway, said), view.tables)
 
     async def _one(self, request: Request) -> Response:
         await self._standing(request)
         return await self._shown(request, await one(self._gateway, request.path_params["request_id"]))
 
-    async def _shown(self, request: Request, page: Page) -> Response:
+    async def _shown(self, request: Request, page: Page, others: Iterable[str] = ()) -> Response:
         wanted = request.query_params.get("format", "html")
         if wanted == "html":
             return await self._rendered(request, page.template, title=page.title, tables=page.tables, **page.context)
@@ -123,11 +126,9 @@ class Dashboard:
             raise BadRequest("format must be html or csv.", param="format")
         name = request.query_params.get("table") or next(iter(page.tables))
         if name not in page.tables:
-            raise NotFound(f"This page has no table '{name[:40]}'. It has: {', '.join(page.tables)}.", param="table")
-        # On a thread, as the rendering of pages: the loop has chats to answer.
-        text = await asyncio.to_thread(page.tables[name].csv)
-        file = {"content-disposition": f'attachment; filename="gkt-{name}.csv"'}
-        return Response(text, media_type="text/csv; charset=utf-8", headers=file)
+            known = ", ".join(dict.fromkeys([*others, *page.tables]))
+            raise NotFound(f"This page has no table '{name[:40]}'. It has: {known}.", param="table")
+        return await _csv(name, page.tables[name])
 
     async def _rendered(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
         try:
@@ -136,8 +137,13 @@ class Dashboard:
             standing = None
         path = request.url.path
         menu = [
-            {"href": href, "name": name, "here": href == path, "within": href != PATH and path.startswith(f"{href}/")}
-            for href, (name, _) in VIEWS.items()
+            {
+                "href": href,
+                "name": view.name,
+                "here": href == path,
+                "within": href != PATH and path.startswith(f"{href}/"),
+            }
+            for href, view in VIEWS.items()
         ]
         told = {
             "menu": menu if standing else [],
@@ -246,6 +252,13 @@ def _environment(assets: Assets) -> Environment:
         "home": PATH,
     }
     return templates
+
+
+async def _csv(name: str, table: Table) -> Response:
+    # On a thread, as the rendering of pages: the loop has chats to answer.
+    text = await asyncio.to_thread(table.csv)
+    file = {"content-disposition": f'attachment; filename="gkt-{name}.csv"'}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=file)
 
 
 def _zone(request: Request) -> str:

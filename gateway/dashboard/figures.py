@@ -16,7 +16,7 @@ import orjson
 from markupsafe import Markup
 
 from gateway.dashboard.period import Step, moment
-from gateway.dashboard.tables import saved_share
+from gateway.dashboard.tables import Row, saved_share
 from gateway.dashboard.words import dollars, plain_percent, rounded, some
 from gateway.ledger.entry import SavingsRow
 from pricing.money import Money
@@ -106,7 +106,7 @@ def _told(rows: Sequence[SavingsRow], names: Sequence[str], step: Step) -> str:
     return f"{begun}; most {when}: {rounded(most.spent)}."
 
 
-def strategies(rows: Sequence[SavingsRow]) -> Figure:
+def strategies(rows: Sequence[Row]) -> Figure:
     """The share of requests that each strategy answered."""
     total = sum(row.requests for row in rows)
     ordered = sorted(rows, key=lambda row: row.requests)
@@ -175,7 +175,7 @@ def split(row: SavingsRow) -> Figure:
     return Figure("split", "Where the money went", told, data, layout, 240)
 
 
-def groups(name: str, title: str, rows: Sequence[SavingsRow], called: Mapping[str, str] | None = None) -> Figure:
+def groups(name: str, title: str, rows: Sequence[Row], called: Mapping[str, str] | None = None) -> Figure:
     """What each group spent beside what the teacher alone would have cost; `rows` come the dearest first.
 
     `called`: what to call a group instead of its own name.
@@ -217,7 +217,7 @@ def _bars(name: str, names: Sequence[str], amounts: Sequence[Money | None], colo
     }
 
 
-def _saving(row: SavingsRow) -> str:
+def _saving(row: Row) -> str:
     share = saved_share(row)
     return "" if share is None else f" ({plain_percent(share)} saved)"
 

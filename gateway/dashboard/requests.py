@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 from urllib.parse import quote
 
 from gateway.chat import Outcome, StrategyName
 from gateway.dashboard import PATH, prices
-from gateway.dashboard.page import Page
+from gateway.dashboard.page import Page, Said
 from gateway.dashboard.period import Period, address, parse
-from gateway.dashboard.tables import Column, Later, Table
+from gateway.dashboard.tables import Column, Later, Row, Table
 from gateway.dashboard.timeline import timeline
 from gateway.errors import BadRequest, NotFound
-from gateway.ledger.entry import Query, SavingsRow, shadow_id
+from gateway.ledger.entry import Listed, Query, shadow_id
 from gateway.pipeline import Gateway
 from pricing.money import Money
 
@@ -73,21 +73,44 @@ CALLS = (
 )
 
 
-async def listing(gateway: Gateway, said: Mapping[str, str]) -> Page:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an address asks for: a range of time, names to look for (empty: all), and the place to go on from."""
+
+    period: Period
+    filters: Mapping[str, str]
+    before: tuple[float, str] | None
+
+    @classmethod
+    def by(cls, said: Said) -> _Asked:
+        """Raises `BadRequest`."""
+        period = parse({"range": "30d", **said} if not (said.get("from") or said.get("to")) else said, time.time())
+        filters = {name: said.get(name, "").strip() for name in ("model", "strategy", "outcome", "caller")}
+        for name, known in (("strategy", STRATEGIES), ("outcome", OUTCOMES)):
+            if filters[name] and filters[name] not in known:
+                raise BadRequest(f"There is no {name} '{filters[name][:40]}'.", param=name)
+        return cls(period, filters, _before(said.get("before", "")))
+
+    @property
+    def everything(self) -> Query:
+        """Of the range, whatever the filters."""
+        return Query(since=self.period.since, until=self.period.until)
+
+    async def found(self, gateway: Gateway, limit: int) -> Sequence[Listed]:
+        """The newest so many."""
+        model, strategy, outcome, caller = (value or None for value in self.filters.values())
+        query = replace(self.everything, model=model, strategy=strategy, outcome=outcome, caller=caller)
+        return await gateway.ledger.listed(query, limit=limit, before=self.before)
+
+
+async def listing(gateway: Gateway, said: Said) -> Page:
     """The page of requests."""
-    period = parse({"range": "30d", **said} if not (said.get("from") or said.get("to")) else said, time.time())
-    filters = {name: said.get(name, "").strip() for name in ("model", "strategy", "outcome", "caller")}
-    for name, known in (("strategy", STRATEGIES), ("outcome", OUTCOMES)):
-        if filters[name] and filters[name] not in known:
-            raise BadRequest(f"There is no {name} '{filters[name][:40]}'.", param=name)
-    everything = Query(since=period.since, until=period.until)
-    model, strategy, outcome, caller = (value or None for value in filters.values())
-    query = replace(everything, model=model, strategy=strategy, outcome=outcome, caller=caller)
-    rows = CSV_ROWS if said.get("format") == "csv" else ROWS
-    found = await gateway.ledger.entries(query, limit=rows + 1, before=_before(said.get("before", "")))
-    entries, more = found[:rows], len(found) > rows
+    asked = _Asked.by(said)
+    period, filters, everything = asked.period, asked.filters, asked.everything
+    found = await asked.found(gateway, ROWS + 1)
+    entries, more = found[:ROWS], len(found) > ROWS
     here = {**period.fields, **filters}
-    links = [f"{LIST}/{quote(entry['request_id'], safe='')}" for entry in entries]
+    links = [f"{LIST}/{quote(entry.request_id, safe='')}" for entry in entries]
     context = {
         "period": period,
         "filters": filters,
@@ -105,8 +128,12 @@ async def listing(gateway: Gateway, said: Mapping[str, str]) -> Page:
         "callers": await gateway.ledger.names(replace(everything, by="caller"), limit=OFFERED),
         "ever": bool(entries) or bool(await gateway.ledger.entries(limit=1)),
     }
-    table = Table("requests", "Requests, newest first", LISTED, [listed(entry) for entry in entries], links, rows)
-    return Page("requests.html", "Requests", context, {"requests": table})
+    return Page("requests.html", "Requests", context, {"requests": table(entries)})
+
+
+async def alone(gateway: Gateway, said: Said) -> Table:
+    """The requests of one CSV file."""
+    return table(await _Asked.by(said).found(gateway, CSV_ROWS))
 
 
 async def one(gateway: Gateway, request_id: str) -> Page:
@@ -134,20 +161,26 @@ async def one(gateway: Gateway, request_id: str) -> Page:
     return Page("request.html", f"Request {request_id}", context, {"calls": table})
 
 
-def behind(rows: Sequence[SavingsRow], name: str, period: Period) -> Sequence[str]:
+def behind(rows: Sequence[Row], name: str, period: Period) -> Sequence[str]:
     """Where the requests behind each row are; `name` is the filter that finds them."""
     return Later(rows, lambda row: address(LIST, period.fields, {name: row.group}))
 
 
-def listed(entry: Mapping[str, Any]) -> list[Any]:
-    """An entry in the order of `LISTED`."""
-    baseline = entry["baseline"] or {"likely": None, "method": None}
-    money = [_money(entry["spent"]), _money(baseline["likely"]), saved(entry)]
-    tokens = [entry["visible_input"], entry["visible_output"]]
-    names = [entry["request_id"], entry["model"], entry["strategy"], entry["outcome"], entry["caller"]]
-    times = [entry["first_token"], entry["duration"]]
-    marks = [entry["wasted"], entry["error"], "yes" if entry["stand_in"] else "no"]
-    return [entry["at"], *names, *tokens, *money, baseline["method"], *times, *marks]
+def table(entries: Sequence[Listed]) -> Table:
+    """One row a request, in the order of `LISTED`."""
+    return Table("requests", "Requests, newest first", LISTED, [_row(entry) for entry in entries], shown=ROWS)
+
+
+def _row(of: Listed) -> list[Any]:
+    saved = None if of.spent is None or of.baseline_likely is None else Money(of.baseline_likely - of.spent)
+    return [
+        *of[:8],
+        _money(of.spent),
+        _money(of.baseline_likely),
+        saved,
+        *of[10:15],
+        "yes" if of.stand_in else "no",
+    ]
 
 
 def stage(call: Mapping[str, Any]) -> list[Any]:
@@ -179,9 +212,9 @@ def share(entry: Mapping[str, Any]) -> float | None:
     return None if money is None or not entry["baseline"]["likely"] else money.nano / entry["baseline"]["likely"]
 
 
-def cursor(entry: Mapping[str, Any]) -> str:
+def cursor(entry: Listed) -> str:
     """Names an entry's place in the list; the time in full, so that none is left out or shown twice."""
-    return f"{entry['at']!r}~{entry['request_id']}"
+    return f"{entry.at!r}~{entry.request_id}"
 
 
 def _before(text: str) -> tuple[float, str] | None:

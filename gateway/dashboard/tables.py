@@ -5,19 +5,44 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar, overload
+from operator import attrgetter
+from typing import Any, Literal, Protocol, TypeVar, overload
 
-from gateway.ledger.entry import SavingsRow
+from gateway.ledger.entry import BriefRow, SavingsRow
 from gateway.ledger.export import harmless
 from gateway.ledger.rows import STAGES
-from gateway.ledger.sums import Sums
 from pricing.money import Money
 
 Kind = Literal["text", "code", "count", "money", "percent", "seconds", "rate", "moment", "hour", "state"]
 
+NUMBERS: tuple[Kind, ...] = ("count", "percent", "seconds", "rate")
+
 T = TypeVar("T")
+
+Row = SavingsRow | BriefRow
+"""The sums of a group, of which a brief one tells a part."""
+
+R = TypeVar("R", bound=Row, covariant=True)
+
+
+class Summed(Protocol[R]):
+    """The sums of a group that can be made into a row: `Sums` or `Brief`."""
+
+    @property
+    def requests(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def spent(self) -> int:
+        """Nano-dollars."""
+        ...
+
+    def row(self, group: str) -> R:
+        """For a reader."""
+        ...
 
 
 class Later(Sequence[T]):
@@ -50,16 +75,20 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name in CSV (with the unit), its heading, and how a page shows its values: see `NONE`."""
+    """One column: its name in CSV (with the unit), its heading, and how a page shows its values: see `NONE`.
+
+    `of` is what it says of a row of sums.
+    """
 
     name: str
     title: str
     kind: Kind = "text"
+    of: Callable[[Any], Any] = field(default=attrgetter("group"), compare=False)
 
     @property
     def numeric(self) -> bool:
         """True when its values are to stand right-aligned."""
-        return self.kind in ("count", "money", "percent", "seconds", "rate")
+        return self.kind == "money" or self.kind in NUMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,59 +110,29 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow(column.name for column in self.columns)
-        for row in self.rows:
-            writer.writerow(_cell(value, column.kind) for value, column in zip(row, self.columns, strict=True))
+        # Column by column: of thousands of rows, asking each value what it is takes longer than writing it.
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=True) if self.rows else ()
+        writer.writerows(zip(*(_cells(values, column.kind) for column, values in columns), strict=True))
         return out.getvalue()
 
 
-def _cell(value: Any, kind: Kind) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, Money):
-        return value.plain
+def _cells(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    """As a writer of CSV takes them: it leaves None out, and writes numbers as Python does."""
+    if kind == "money":
+        return [value.plain if isinstance(value, Money) else value for value in values]
     if kind == "moment":
-        return instant(value)
-    return harmless(value) if isinstance(value, str) else str(value)
+        return [None if value is None else instant(value) for value in values]
+    if kind in NUMBERS:
+        return values
+    return [harmless(value) if isinstance(value, str) else value for value in values]
 
 
 def instant(at: float) -> str:
     """A moment in UTC, to the millisecond."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{datetime.fromtimestamp(at, UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
-SUMS = (
-    Column("requests", "Requests", "count"),
-    Column("spent_usd", "Spent", "money"),
-    Column("guidance_usd", "Guidance", "money"),
-    Column("answer_usd", "Answer", "money"),
-    Column("fallback_usd", "Fallback", "money"),
-    Column("measurement_usd", "Measurement", "money"),
-    Column("compared", "Compared", "count"),
-    Column("compared_spent_usd", "Spent, compared", "money"),
-    Column("teacher_alone_usd", "Teacher alone", "money"),
-    Column("teacher_alone_low_usd", "Low", "money"),
-    Column("teacher_alone_high_usd", "High", "money"),
-    Column("saved_usd", "Saved", "money"),
-    Column("saved_share", "Saved, %", "percent"),
-    Column("saved_after_measurement_usd", "Saved, after measurement", "money"),
-    Column("output_token_share", "Paper’s share", "percent"),
-    Column("wasted", "Wasted", "count"),
-    Column("wasted_usd", "Wasted", "money"),
-    Column("unpriced", "Unpriced", "count"),
-    Column("notional_usd", "Notional", "money"),
-    Column("at_bound_usd", "At bound", "money"),
-    Column("corrected_usd", "Corrections", "money"),
-    Column("shadows", "Measurements", "count"),
-    Column("shadows_unpriced", "Measurements, unpriced", "count"),
-    Column("shadows_missed", "Measurements, skipped or failed", "count"),
-)
-"""All that a row of savings says."""
-
-BRIEF = ("requests", "spent_usd", "teacher_alone_usd", "saved_usd", "saved_share", "unpriced")
-"""What of it a page has room for."""
-
-
-def saved_share(row: SavingsRow) -> float | None:
+def saved_share(row: Row) -> float | None:
     """What part of the baseline was saved; None when nothing can be compared. Negative: it cost more."""
     return None if row.share is None else 1 - row.share
 
@@ -143,36 +142,63 @@ def made(row: SavingsRow) -> int:
     return sum(row.shadows.values()) - row.shadows.get("skipped", 0)
 
 
-def sums(row: SavingsRow) -> list[Any]:
-    """A row of savings in the order of `SUMS`."""
-    stages = [row.spent_by_stage.get(stage, Money.ZERO) for stage in STAGES]
-    baseline = [row.baseline, row.baseline_low, row.baseline_high]
-    saved = [row.saved, saved_share(row), row.saved_after_measurement, row.output_token_share]
-    compared = [row.compared, row.compared_spent]
-    rest = [
-        row.wasted,
-        row.wasted_spent,
-        row.unpriced,
-        row.notional,
-        row.bound,
-        row.corrected,
-        made(row),
-        row.shadows_unpriced,
-        sum(row.missed.values()),
-    ]
-    return [row.requests, row.spent, *stages, *compared, *baseline, *saved, *rest]
+def _of_stage(stage: str) -> Callable[[SavingsRow], Money]:
+    return lambda row: row.spent_by_stage.get(stage, Money.ZERO)
 
 
-def dearest(groups: Iterable[tuple[str, Sums]]) -> Sequence[SavingsRow]:
+SUMS = (
+    Column("requests", "Requests", "count", attrgetter("requests")),
+    Column("spent_usd", "Spent", "money", attrgetter("spent")),
+    *(Column(f"{stage}_usd", stage.capitalize(), "money", _of_stage(stage)) for stage in STAGES),
+    Column("compared", "Compared", "count", attrgetter("compared")),
+    Column("compared_spent_usd", "Spent, compared", "money", attrgetter("compared_spent")),
+    Column("teacher_alone_usd", "Teacher alone", "money", attrgetter("baseline")),
+    Column("teacher_alone_low_usd", "Low", "money", attrgetter("baseline_low")),
+    Column("teacher_alone_high_usd", "High", "money", attrgetter("baseline_high")),
+    Column("saved_usd", "Saved", "money", attrgetter("saved")),
+    Column("saved_share", "Saved, %", "percent", saved_share),
+    Column("saved_after_measurement_usd", "Saved, after measurement", "money", attrgetter("saved_after_measurement")),
+    Column("output_token_share", "Paper’s share", "percent", attrgetter("output_token_share")),
+    Column("wasted", "Wasted", "count", attrgetter("wasted")),
+    Column("wasted_usd", "Wasted", "money", attrgetter("wasted_spent")),
+    Column("unpriced", "Unpriced", "count", attrgetter("unpriced")),
+    Column("notional_usd", "Notional", "money", attrgetter("notional")),
+    Column("at_bound_usd", "At bound", "money", attrgetter("bound")),
+    Column("corrected_usd", "Corrections", "money", attrgetter("corrected")),
+    Column("shadows", "Measurements", "count", made),
+    Column("shadows_unpriced", "Measurements, unpriced", "count", attrgetter("shadows_unpriced")),
+    Column("shadows_missed", "Measurements, skipped or failed", "count", lambda row: sum(row.missed.values())),
+)
+"""All that a row of savings says."""
+
+BRIEF = ("requests", "spent_usd", "teacher_alone_usd", "saved_usd", "saved_share", "unpriced")
+"""What of it a page has room for."""
+
+BRIEF_SUMS = tuple(column for column in SUMS if column.name in BRIEF)
+"""What a brief row says."""
+
+
+def sums(row: Row, columns: Sequence[Column] = SUMS) -> list[Any]:
+    """What the columns say of a row."""
+    return [column.of(row) for column in columns]
+
+
+def dearest(groups: Iterable[tuple[str, Summed[R]]]) -> Sequence[R]:
     """The rows of groups by what was spent, the most first; made when somebody looks at them."""
     ordered = sorted(groups, key=lambda each: (-each[1].spent, -each[1].requests, each[0]))
     return Later(ordered, lambda each: each[1].row(each[0]))
 
 
-def by_group(name: str, caption: str, rows: Sequence[SavingsRow], column: Column, links: Sequence[str] = ()) -> Table:
-    """One row a group with all its sums, the group in `column`."""
-    whole = Later(rows, lambda row: [row.group, *sums(row)])
-    return Table(name, caption, (column, *SUMS), whole, links)
+def by_group(
+    name: str,
+    caption: str,
+    rows: Sequence[Row],
+    column: Column,
+    links: Sequence[str] = (),
+    columns: Sequence[Column] = SUMS,
+) -> Table:
+    """One row a group with its sums, the group in `column`; `columns`: as many as the rows tell."""
+    return Table(name, caption, (column, *columns), Later(rows, lambda row: [row.group, *sums(row, columns)]), links)
 
 
 def brief(table: Table, wanted: Sequence[str] = BRIEF) -> Table:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from gateway.dashboard.tables import Column, Table, by_group, dearest
+from gateway.dashboard.tables import SUMS, Column, Row, Summed, Table, by_group, dearest
 from gateway.keys.key import Key
-from gateway.ledger.entry import SavingsRow
-from gateway.ledger.sums import Sums
 
 NO_TAG = "no tag"
 
@@ -15,20 +14,23 @@ BESIDE = ("requests", "spent_usd", "saved_usd", "saved_share")
 """What of the table stands beside the chart of the overview."""
 
 
-def by_tag(callers: Mapping[str, Sums], held: Sequence[Key]) -> Sequence[SavingsRow]:
+S = TypeVar("S", bound=Summed[Row])
+
+
+def by_tag(callers: Mapping[str, S], held: Sequence[Key], total: Callable[[Iterable[S]], S]) -> Sequence[Row]:
     """One row a tag, the dearest first, and one of the keys without any: those of the environment have none.
 
-    A key with two tags counts under each, so that the rows may sum to more than there was.
+    `total` adds up sums. A key with two tags counts under each, so that the rows may sum to more than there was.
     """
     tags = {key.id: set(key.tags) for key in held}
-    groups: dict[str | None, list[Sums]] = {}
+    groups: dict[str | None, list[S]] = {}
     for caller, sums in callers.items():
         for tag in tags.get(caller) or (None,):
             groups.setdefault(tag, []).append(sums)
-    rows = [(NO_TAG if tag is None else tag, Sums.total(parts)) for tag, parts in groups.items()]
+    rows = [(NO_TAG if tag is None else tag, total(parts)) for tag, parts in groups.items()]
     return dearest(rows)
 
 
-def table(rows: Sequence[SavingsRow]) -> Table:
-    """All their sums."""
-    return by_group("tags", "By tag of the key", rows, Column("tag", "Tag"))
+def table(rows: Sequence[Row], columns: Sequence[Column] = SUMS) -> Table:
+    """Their sums."""
+    return by_group("tags", "By tag of the key", rows, Column("tag", "Tag"), columns=columns)

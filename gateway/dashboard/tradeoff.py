@@ -12,7 +12,7 @@ from gateway.dashboard.period import Period, parse
 from gateway.dashboard.requests import behind
 from gateway.dashboard.tables import Column, Table, made
 from gateway.ledger.entry import Query, SavingsRow
-from gateway.ledger.scores import MOST
+from gateway.ledger.telling import MOST
 from gateway.pipeline import Gateway
 from gateway.report import reports
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select
 
 from gateway.ledger import rollup, savings
 from gateway.ledger.entry import Query
@@ -26,15 +26,21 @@ Place = tuple[float, str]
 """The `at` and `request_id` of an entry."""
 
 
-def newest(connection: Connection, query: Query, limit: int, before: Place | None = None) -> Sequence[RowMapping]:
+def newest(
+    connection: Connection,
+    query: Query,
+    limit: int,
+    before: Place | None = None,
+    columns: Sequence[ColumnElement[Any]] = tuple(entries.columns),
+) -> Sequence[Row[*tuple[Any, ...]]]:
     """The newest `limit` requests that `query` wants, newest first, only those older than the one at `before`.
 
-    Measurements are none.
+    Measurements are none. `columns`: what to tell of each.
     """
     clients = entries.c.shadow_of.is_(None)
     wanted = [clients, *savings.wanted(query), *([savings.older(before)] if before else [])]
     if not savings.filters(query):
-        return connection.execute(_newest_first(select(entries).where(*wanted), limit)).mappings().all()
+        return connection.execute(_newest_first(select(*columns).where(*wanted), limit)).all()
     # Of each stretch the names alone, by one statement that is made once: there may be as many stretches as entries.
     during = (entries.c.at >= bindparam("first"), entries.c.at < bindparam("last"))
     names = _newest_first(select(entries.c.request_id).where(*wanted, *during), limit)
@@ -47,7 +53,7 @@ def newest(connection: Connection, query: Query, limit: int, before: Place | Non
         if len(found) >= limit:
             break
     these = rollup.named(connection.dialect.name, rollup.ids(connection.dialect.name, found))
-    return connection.execute(_newest_first(select(entries).where(these), limit)).mappings().all()
+    return connection.execute(_newest_first(select(*columns).where(these), limit)).all()
 
 
 def _newest_first(of: Select[Any], limit: int) -> Select[Any]:

@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Row,
     Select,
     Table,
     and_,
@@ -26,6 +25,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    union_all,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
@@ -34,7 +34,7 @@ from gateway.errors import BadRequest
 from gateway.ledger.entry import Query
 from gateway.ledger.rows import STAGES, day_of
 from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, rollups
-from gateway.ledger.sums import ALL, Sums
+from gateway.ledger.sums import ALL, Brief, Sums
 
 HOUR = 3_600
 DAY = 24
@@ -189,22 +189,59 @@ def statements(query: Query) -> Iterator[Select[Any]]:
 
     Raises `BadRequest` for a grouping that there is not.
     """
+    ends, stretches = _pieces(query)
+    for end in ends:
+        yield from_entries(end)
+        yield from_corrections(end)
+    for stretch in stretches:
+        yield _from_rollups(query, *stretch)
+
+
+def brief(query: Query) -> Select[Any]:
+    """The group, and `Brief` of it, in one statement; raises `ValueError` for groups in time, which have two names.
+
+    Few columns, and grouped by nothing else: what SQLite sorts rows of groups by is as wide as all that is summed.
+    """
+    if query.by is None or query.by in ("day", "hour"):
+        raise ValueError(f"no brief sums by {query.by}")
+    ends, stretches = _pieces(query)
+    parts = [
+        part
+        for end in ends
+        for part in (
+            _named(query.by, entries, SUMS).where(*wanted(end)).group_by(_group(query.by, entries)),
+            _named(query.by, corrections, dict(corrections.c)).where(*wanted(end, corrections)),
+        )
+    ]
+    parts += [
+        _named(query.by, rollups, dict(rollups.c)).where(*within(*stretch), *filters(query, rollups))
+        for stretch in stretches
+    ]
+    all_ = union_all(*parts).subquery()
+    sums = [cast(func.sum(all_.c[name]), BigInteger).label(name) for name in Brief._fields]
+    return select(all_.c.group, *sums).group_by(all_.c.group)
+
+
+def _named(by: str, table: Table, measures: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+    return select(_group(by, table).label("group"), *(measures[name].label(name) for name in Brief._fields))
+
+
+Stretch = tuple[Level, int | None, int | None]
+"""A level of the rollups, from which hour on, and up to which; None: without end."""
+
+
+def _pieces(query: Query) -> tuple[list[Query], list[Stretch]]:
+    """What is left at the two ends for the entries themselves to answer, and the stretches that rollups answer for."""
     first = None if query.since is None else int(-(-query.since // HOUR))
     last = None if query.until is None else int(query.until // HOUR)
-    if first is not None and last is not None and first > last:
-        yield from _both(query)
-        return
+    if first is not None and last is not None and first >= last:
+        return [query], []
+    ends: list[Query] = []
     if first is not None and query.since != first * HOUR:
-        yield from _both(replace(query, until=float(first * HOUR)))
+        ends.append(replace(query, until=float(first * HOUR)))
     if last is not None and query.until != last * HOUR:
-        yield from _both(replace(query, since=float(last * HOUR)))
-    for level, start, end in cover(first, last, levels(query)):
-        yield _from_rollups(query, level, start, end)
-
-
-def _both(query: Query) -> Iterator[Select[Any]]:
-    yield from_entries(query)
-    yield from_corrections(query)
+        ends.append(replace(query, since=float(last * HOUR)))
+    return ends, cover(first, last, levels(query))
 
 
 def levels(query: Query) -> list[Level]:
@@ -218,7 +255,7 @@ def levels(query: Query) -> list[Level]:
     return [smallest[hours] for hours in sorted(smallest, reverse=True) if longest is None or hours <= longest]
 
 
-def cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[tuple[Level, int | None, int | None]]:
+def cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[Stretch]:
     """The stretch between two hours, cut so that each piece is of the coarsest level that fits there."""
     if first is not None and last is not None and first >= last:
         return []
@@ -234,7 +271,7 @@ def cover(first: int | None, last: int | None, levels: Sequence[Level]) -> list[
     return [*before, (level, begin, end), *after]
 
 
-def fold(rows: Iterable[Row[*tuple[Any, ...]]], query: Query) -> dict[str, Sums]:
+def fold(rows: Iterable[Sequence[Any]], query: Query) -> dict[str, Sums]:
     """The rows of all `statements(query)`, added up by the name of their group."""
     groups: dict[Any, Sums] = {}
     first = 2 if query.by is None else 3

@@ -17,10 +17,10 @@ from gateway.ledger import rows
 from gateway.ledger.asking import asked
 from gateway.ledger.backlog import Backlog, place
 from gateway.ledger.engines import Synchronous
-from gateway.ledger.entry import Entry, LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic
+from gateway.ledger.entry import Entry, LengthKey, Listed, Made, Query, SavingsRow, Source, Timed, Traffic
 from gateway.ledger.replay import replay
 from gateway.ledger.store import Store
-from gateway.ledger.sums import Sums
+from gateway.ledger.sums import Brief, Sums
 from gateway.ledger.writer import Writer
 from pricing.length_ratio import Pairs
 
@@ -171,6 +171,12 @@ class SqlLedger:
         """
         return await asked(self._store.entries, query, limit, before)
 
+    async def listed(
+        self, query: Query = ALL, *, limit: int = 100, before: tuple[float, str] | None = None
+    ) -> Sequence[Listed]:
+        """The same, as far as a list has room for it: of thousands, in a fraction of the time."""
+        return await asked(self._store.listed, query, limit, before)
+
     async def calls(self, query: Query = ALL, *, limit: int = 1000) -> list[Made]:
         """The settled calls of the newest `limit` entries that `query` wants, in no order."""
         return await asked(self._store.calls, query, limit)
@@ -196,6 +202,10 @@ class SqlLedger:
     async def sums(self, query: Query = ALL) -> Mapping[str, Sums]:
         """The same by group, not yet made into rows: for who shows few of many groups, or adds them up."""
         return await asked(self._store.sums, query)
+
+    async def brief(self, query: Query) -> Mapping[str, Brief]:
+        """A few of the measures by group (no hours or days), in no order: several times as fast, of many groups."""
+        return await asked(self._store.brief, query)
 
     async def names(self, query: Query, *, limit: int) -> Sequence[str]:
         """The groups of `query` that most requests are of, at most `limit`, in order; of whole hours."""

@@ -34,14 +34,15 @@ from gateway.cascade.kept import Kept
 from gateway.errors import ConfigError
 from gateway.ledger import charges, drafted, migrate, rollup, savings, scores
 from gateway.ledger.engines import Synchronous, on_postgresql, on_sqlite
-from gateway.ledger.entry import LengthKey, Made, Query, SavingsRow, Source, Timed, Traffic, shadow_id
+from gateway.ledger.entry import LengthKey, Listed, Made, Query, SavingsRow, Source, Timed, Traffic, shadow_id
 from gateway.ledger.measure import lengths, measure
 from gateway.ledger.newest import newest
 from gateway.ledger.recovery import Process, recover
 from gateway.ledger.rows import Intent, Row, Settlement, call_data, entry_data, stays
 from gateway.ledger.schema import INTENDED, calls, corrections, entries, measurements, runs
-from gateway.ledger.sums import Sums
-from gateway.ledger.totals import names, read
+from gateway.ledger.sums import Brief, Sums
+from gateway.ledger.telling import Telling
+from gateway.ledger.totals import brief, names, read
 from pricing.length_ratio import Pairs
 
 READING = 60.0
@@ -49,6 +50,8 @@ READING = 60.0
 
 OPENING = 10.0
 """Seconds to go on trying to open a database that others keep locked."""
+
+LISTED = tuple(entries.c[name] for name in Listed._fields)
 
 FIXED = {"request_id", "id", "run", "stage", "seat", "asked", "route", "strategy", "caller"}
 """What a call knows when it is intended, and settling does not change."""
@@ -66,6 +69,7 @@ class Store:
         shared = isinstance(engine.pool, StaticPool)
         self._gate: AbstractContextManager[Any] = Lock() if shared else nullcontext()
         self._dbapi = engine.dialect.loaded_dbapi
+        self._telling = Telling()
         kind: Callable[..., Dialect] = type(engine.dialect)
         self._intend, self._settle_calls, self._settle_entries, self._add = _compiled(kind, engine.dialect.paramstyle)
 
@@ -272,7 +276,12 @@ class Store:
     def entries(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[dict[str, Any]]:
         """The newest `limit` requests that `query` wants, older than `before`, without their calls or measurements."""
         with self._begin() as connection:
-            return [entry_data(row) for row in newest(connection, query, limit, before)]
+            return [entry_data(row._mapping) for row in newest(connection, query, limit, before)]
+
+    def listed(self, query: Query, limit: int, before: tuple[float, str] | None = None) -> list[Listed]:
+        """The same, as far as a list of many has room for it."""
+        with self._begin() as connection:
+            return [Listed._make(row) for row in newest(connection, query, limit, before, LISTED)]
 
     def calls(self, query: Query, limit: int) -> list[Made]:
         """The settled calls of the newest `limit` entries that `query` wants."""
@@ -302,6 +311,11 @@ class Store:
         """Sums of the entries by their group, in its order."""
         with self._begin() as connection:
             return read(connection, query)
+
+    def brief(self, query: Query) -> dict[str, Brief]:
+        """A few of the measures by group, in no order."""
+        with self._begin() as connection:
+            return brief(connection, query)
 
     def savings(self, query: Query) -> list[SavingsRow]:
         """The same as rows."""
@@ -333,9 +347,9 @@ class Store:
             scores.put(connection, request_id, source, value, label)
 
     def observed(self, since: float | None, until: float | None) -> tuple[dict[str, Traffic], bool]:
-        """See `scores.observed`."""
+        """See `Telling.observed`."""
         with self._begin() as connection:
-            return scores.observed(connection, since, until)
+            return self._telling.observed(connection, since, until)
 
     def charge(self, late: Sequence[str], now: float) -> None:
         """Put what is on record of these requests in the place of what recovery counted for them."""

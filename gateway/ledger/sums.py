@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import add
+from typing import NamedTuple
 
-from gateway.ledger.entry import SavingsRow
+from gateway.ledger.entry import BriefRow, SavingsRow
 from gateway.ledger.rows import STAGES
 from gateway.ledger.schema import MEASURES
 from pricing.money import Money
@@ -73,34 +74,71 @@ class Sums:
         """The same for a reader."""
         s = dict(zip(MEASURES, self.measures, strict=True))
         compared = s["compared"]
+        baseline, saved, share = _saved(compared, s["compared_spent"], s["likely"])
         return SavingsRow(
             group=group,
             requests=s["requests"],
             outcomes=_some(self.outcomes),
-            spent=Money(s["spent"]),
-            spent_by_stage={stage: Money(s[stage]) for stage in STAGES},
+            spent=_money(s["spent"]),
+            spent_by_stage={stage: _money(s[stage]) for stage in STAGES},
             baseline_by_method={
-                method: Money(nano) for method, nano in sorted(self.methods.items()) if nano or self.compared[method]
+                method: _money(nano) for method, nano in sorted(self.methods.items()) if nano or self.compared[method]
             },
-            baseline_low=Money(s["low"]) if compared and s["low_known"] == compared else None,
-            baseline=Money(s["likely"]) if compared else None,
-            baseline_high=Money(s["high"]) if compared and s["high_known"] == compared else None,
+            baseline_low=_money(s["low"]) if compared and s["low_known"] == compared else None,
+            baseline=baseline,
+            baseline_high=_money(s["high"]) if compared and s["high_known"] == compared else None,
             compared=compared,
-            compared_spent=Money(s["compared_spent"]),
-            saved=Money(s["likely"] - s["compared_spent"]) if compared else None,
-            share=s["compared_spent"] / s["likely"] if compared and s["likely"] else None,
+            compared_spent=_money(s["compared_spent"]),
+            saved=saved,
+            share=share,
             wasted=s["wasted"],
-            wasted_spent=Money(s["wasted_spent"]),
+            wasted_spent=_money(s["wasted_spent"]),
             unpriced=s["unpriced"],
-            notional=Money(s["notional"]),
-            bound=Money(s["bound"]),
+            notional=_money(s["notional"]),
+            bound=_money(s["bound"]),
             teacher_output_tokens=s["teacher_tokens"],
             baseline_output_tokens=s["baseline_tokens"],
             output_token_share=s["teacher_tokens"] / s["baseline_tokens"] if s["baseline_tokens"] else None,
-            corrected=Money(s["corrected"]),
+            corrected=_money(s["corrected"]),
             shadows=_some(self.shadows),
             shadows_unpriced=s["shadows_unpriced"],
         )
+
+
+class Brief(NamedTuple):
+    """The measures of a group that a page has room for, and those that tell whether there is such a group."""
+
+    requests: int
+    spent: int
+    compared: int
+    compared_spent: int
+    likely: int
+    unpriced: int
+    shadows: int
+
+    @classmethod
+    def total(cls, parts: Iterable[Brief]) -> Brief:
+        """The sum of groups that have no request in common."""
+        return cls(*map(sum, zip(*parts, strict=True)))
+
+    def row(self, group: str) -> BriefRow:
+        """The same for a reader."""
+        baseline, saved, share = _saved(self.compared, self.compared_spent, self.likely)
+        return BriefRow(group, self.requests, Money(self.spent), baseline, saved, share, self.unpriced)
+
+
+NOTHING = Brief(0, 0, 0, 0, 0, 0, 0)
+
+
+def _saved(compared: int, spent: int, likely: int) -> tuple[Money | None, Money | None, float | None]:
+    """The baseline of what can be compared, how much less was spent, and what part of it; None: nothing can be."""
+    if not compared:
+        return None, None, None
+    return Money(likely), Money(likely - spent), spent / likely if likely else None
+
+
+def _money(nano: int) -> Money:
+    return Money(nano) if nano else Money.ZERO  # half of what thousands of rows are made of
 
 
 def _more(counts: dict[str, int], name: str, count: int) -> None:

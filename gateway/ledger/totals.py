@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from gateway.ledger import rollup, savings
 from gateway.ledger.entry import Query
 from gateway.ledger.savings import HOUR
 from gateway.ledger.schema import rollups
-from gateway.ledger.sums import Sums
+from gateway.ledger.sums import Brief, Sums
 
 
 def read(connection: Connection, query: Query) -> dict[str, Sums]:
@@ -19,12 +20,29 @@ def read(connection: Connection, query: Query) -> dict[str, Sums]:
 
     Of times whose entries may have been pruned there are whole hours only: a limit there counts as its hour's begin.
     """
+    query = _kept(connection, query)
+    return savings.fold((row for each in savings.statements(query) for row in plain(connection, each)), query)
+
+
+def brief(connection: Connection, query: Query) -> dict[str, Brief]:
+    """A few of the measures of each group, in no order."""
+    made = ((row[0], Brief._make(row[1:])) for row in plain(connection, savings.brief(_kept(connection, query))))
+    return {name: sums for name, sums in made if any(sums)}  # a rollup that everything was taken out of is none
+
+
+def plain(connection: Connection, asked: Select[Any]) -> list[tuple[Any, ...]]:
+    """The rows as the driver has them, of which SQLAlchemy would make objects: there may be thousands."""
+    with connection.execute(asked) as found:
+        return list(found.cursor.fetchall())
+
+
+def _kept(connection: Connection, query: Query) -> Query:
+    """Whole hours at limits before which entries may have been pruned."""
     limits = [limit for limit in (query.since, query.until) if limit is not None and limit % HOUR]
     if limits and min(limits) < (kept := rollup.kept_from(connection) * HOUR):
         begin = {name: getattr(query, name) for name in ("since", "until")}
-        query = replace(query, **{name: at // HOUR * HOUR for name, at in begin.items() if at and at < kept})
-    asked = savings.statements(query)
-    return savings.fold((row for each in asked for row in connection.execute(each)), query)
+        return replace(query, **{name: at // HOUR * HOUR for name, at in begin.items() if at and at < kept})
+    return query
 
 
 def names(connection: Connection, query: Query, limit: int) -> list[str]:

@@ -35,5 +35,5 @@ def test_a_year_is_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found, more = store.observed(None, None)
     assert not more
     assert set(found) == {year.MEASURED}
-    assert any(each.holdout for each in found[year.MEASURED].requests)
+    assert any(found[year.MEASURED].requests["holdout"])
     store.close()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import UTC, datetime
+from itertools import count as numbers
+from pathlib import Path
 from typing import get_args
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.chat import Outcome, Seat, Stage, StrategyName
-from gateway.ledger import rollup, upkeep
+from gateway.ledger import rollup, savings, upkeep
 from gateway.ledger.entry import Entry, Query, SavingsRow
 from gateway.ledger.rows import day_of
 from gateway.ledger.sql import SqlLedger
+from gateway.ledger.sums import Brief, Sums
 from pricing.baseline import Baseline, Method
 from pricing.bill import Line
 from pricing.money import Money
 from pricing.usage import Usage
 from tests.contracts.entries import NOON, call, entry
+from tests.contracts.shadowed import served, shadow
 
 nanos = st.integers(-(10**15), 10**15)
 maybe_nanos = st.none() | nanos.map(Money)
@@ -121,6 +127,15 @@ def folded(group: str, of: Sequence[Entry]) -> SavingsRow:
     )
 
 
+def assert_brief_is_whole(brief: Mapping[str, Brief], whole: Mapping[str, Sums]) -> None:
+    """The same groups, and of each the same numbers."""
+    told = {name: Brief(*(sums.of(measure) for measure in Brief._fields)) for name, sums in whole.items()}
+    assert brief == told
+    for name, sums in brief.items():
+        row, full = sums.row(name), whole[name].row(name)
+        assert all(getattr(row, each.name) == getattr(full, each.name) for each in fields(row))
+
+
 @given(
     data=st.data(),
     count=st.integers(0, 12),
@@ -153,6 +168,8 @@ def test_sums_are_exact(
             asked = Query(first, last, model, by=by, caller=caller)
             groups = {name: sums for name, sums in (await made.sums(asked)).items() if sums.requests}
             assert await made.names(asked, limit=9) == list(groups)
+            for query in (asked, Query(since, until, model, by=by, caller=caller)):
+                assert_brief_is_whole(await made.brief(query), await made.sums(query))
             ordered = sorted(groups, key=lambda name: groups[name].requests, reverse=True)
             one = await made.names(asked, limit=1)
             assert [groups[name].requests for name in one] == [groups[name].requests for name in ordered[:1]]
@@ -175,6 +192,44 @@ def test_sums_are_exact(
     names = ["all"] if by is None else sorted({group(entry) for entry in of_range})
     found = asyncio.run(ask())
     assert found == [folded(name, [entry for entry in of_range if group(entry) == name]) for name in names]
+
+
+ids = numbers()
+
+
+@given(data=st.data())
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_brief_sums_are_the_whole_ones(data: st.DataObject, url: str, tmp_path: Path) -> None:
+    """On each database, over whatever is in it by then: entries, measured ones, and those of earlier examples."""
+    of = [data.draw(told(f"r{next(ids)}")) for _ in range(8)]
+    measured = replace(served(f"r{next(ids)}"), at=data.draw(moments))
+    queries = [
+        Query(
+            data.draw(st.none() | moments),
+            data.draw(st.none() | moments),
+            by=by,
+            model=data.draw(st.sampled_from([None, None, "a"])),
+            caller=data.draw(st.sampled_from([None, None, "x"])),
+        )
+        for by in ("caller", "model", "strategy", "route")
+    ]
+
+    async def ask() -> None:
+        made = await SqlLedger.open(url, spool=tmp_path)
+        await asyncio.gather(*(made.settle(entry) for entry in of))
+        await made.settle(measured)
+        await made.settle(shadow(measured))
+        for query in queries:
+            assert_brief_is_whole(await made.brief(query), await made.sums(query))
+        await made.aclose()
+
+    asyncio.run(ask())
+
+
+def test_there_are_no_brief_sums_of_times() -> None:
+    for by in ("day", "hour", None):
+        with pytest.raises(ValueError, match="no brief sums"):
+            savings.brief(Query(by=by))
 
 
 @given(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gateway.answers import Kind, final
-from pricing.live import Estimate, Observed, report
+from pricing.live import Estimate, Observed, Window, report
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 WINDOWS, REQUESTS, HOLDOUT = 400, 2_000, 0.05
@@ -40,7 +40,7 @@ class Case:
         """As the ledger has it: served by the policy, and as a holdout."""
         served = Observed(0.0, False, 1 - HOLDOUT, input_tokens=self.tokens, cost=self.cost, score=self.score)
         dear, right = self.teacher_cost, self.teacher_score
-        return served, replace(served, holdout=True, propensity=HOLDOUT, cost=dear, teacher_cost=dear, score=right)
+        return served, served._replace(holdout=True, propensity=HOLDOUT, cost=dear, teacher_cost=dear, score=right)
 
 
 def synthetic() -> list[Case]:
@@ -152,7 +152,7 @@ def test_the_live_report_is_unbiased_and_its_intervals_cover(name: str) -> None:
     draw, known = random.Random(20), [(case, *case.seen) for case in cases]
     for _ in range(WINDOWS):
         window = [(draw.random() < HOLDOUT, *each) for each in draw.choices(known, k=REQUESTS)]
-        found = report([teachers if holdout else served for holdout, _, served, teachers in window])
+        found = report(Window.of(teachers if holdout else served for holdout, _, served, teachers in window))
         assert found.measured_by == "holdout"
         held = [case for holdout, case, *_ in window if holdout]
         rest = [case for holdout, case, *_ in window if not holdout]

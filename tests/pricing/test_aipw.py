@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.aipw import Mean, aipw, quotient
+from pricing.aipw import Mean, aipw, quotient, scaled
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=60)
 
 
 def estimate(seen: Sequence[float | None], chances: Sequence[float], features: Sequence[Sequence[float]] = ()) -> Mean:
-    found = aipw(seen, chances, features)
+    found = aipw(seen, chances, list(map(scaled, features)))
     assert found is not None
     return found
 

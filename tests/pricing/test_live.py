@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
-from pricing.live import Observed, report
+from pricing.live import Observed, Report, Window
+from pricing.live import report as report_of
+
+
+def report(requests: list[Observed]) -> Report:
+    return report_of(Window.of(requests))
 
 
 def served(draw: random.Random, at: int, *, score: float | None = None) -> Observed:
@@ -43,11 +47,11 @@ def test_holdouts_measure_both() -> None:
         each = served(draw, at, score=float(draw.random() < 0.6))
         if draw.random() < 0.2:
             dear = 4 * (each.cost or 0)
-            each = replace(
-                each, holdout=True, propensity=0.2, cost=dear, teacher_cost=dear, score=float(draw.random() < 0.8)
+            each = each._replace(
+                holdout=True, propensity=0.2, cost=dear, teacher_cost=dear, score=float(draw.random() < 0.8)
             )
         else:
-            each = replace(each, propensity=0.8)
+            each = each._replace(propensity=0.8)
         requests.append(each)
     draw.shuffle(requests)  # the order does not matter
     found = report(requests)
@@ -68,13 +72,13 @@ def test_shadows_measure_cost_and_agreement() -> None:
     """A third of the answers are the teacher's own; of the others one in ten is shadowed, and nine in ten agree."""
     draw, requests = random.Random(4), []
     for at in range(3_000):
-        each = replace(served(draw, at), shadow_propensity=0.1)
+        each = served(draw, at)._replace(shadow_propensity=0.1)
         dear = 4 * (each.cost or 0)
         if at % 3 == 0:
-            each = replace(each, own=True, cost=dear, teacher_cost=dear)
+            each = each._replace(own=True, cost=dear, teacher_cost=dear)
         elif draw.random() < 0.1:
             agreement = None if draw.random() < 0.3 else float(draw.random() < 0.9)
-            each = replace(each, teacher_cost=dear, agreement=agreement)
+            each = each._replace(teacher_cost=dear, agreement=agreement)
         requests.append(each)
     found = report(requests)
     assert found.measured_by == "shadow"
@@ -91,10 +95,10 @@ def test_few_failures_are_no_claim() -> None:
     draw, requests = random.Random(5), []
     for at in range(1_000):
         holdout = draw.random() < 0.05
-        each = replace(
-            served(draw, at, score=float(draw.random() < 0.97)), holdout=holdout, propensity=0.05 if holdout else 0.95
+        each = served(draw, at, score=float(draw.random() < 0.97))._replace(
+            holdout=holdout, propensity=0.05 if holdout else 0.95
         )
-        requests.append(replace(each, teacher_cost=each.cost) if holdout else each)
+        requests.append(each._replace(teacher_cost=each.cost) if holdout else each)
     found = report(requests)
     assert found.retention is not None
     assert found.retention.status == "too_few_failures"
@@ -106,7 +110,7 @@ def test_drift_is_flagged_with_its_moment() -> None:
     draw, requests = random.Random(6), []
     for at in range(1_000):
         each = served(draw, at, score=float(draw.random() < (0.9 if at < 500 else 0.6)))
-        requests.append(replace(each, cost=(each.cost or 0) * (1 if at < 700 else 2)))
+        requests.append(each._replace(cost=(each.cost or 0) * (1 if at < 700 else 2)))
     score, cost = report(requests).drift
     assert score.of == "score"
     assert 450 <= score.since <= 550
@@ -114,3 +118,77 @@ def test_drift_is_flagged_with_its_moment() -> None:
     assert 690 <= cost.since <= 710
     assert cost.before == pytest.approx(0.25)
     assert cost.after == pytest.approx(0.5)
+
+
+def window(seed: int, by: str) -> list[Observed]:
+    """Requests of which one in five was held out, or one in seven shadowed; some of the teacher's own; dearer later."""
+    draw, rows = random.Random(seed), []
+    for at in range(600):
+        tokens, shown = draw.randrange(20, 2_000), draw.randrange(10, 400)
+        later = 4_000 if at > 400 and draw.random() < 0.5 else 0
+        cost = float(tokens * 2 + shown * draw.randrange(5, 9) + later)
+        held = by == "holdout" and draw.random() < 0.2
+        own = not held and draw.random() < 0.1
+        measured = held or own or draw.random() < 0.15
+        alone = (3 * cost if held else cost * draw.uniform(2, 4)) if measured else None
+        baseline = draw.choice([None, 6.0 * tokens + 20 * shown, 6.0 * tokens + 21 * shown])
+        score = float(draw.random() < (0.9 if held else 0.75)) if draw.random() < 0.6 else None
+        rows.append(
+            Observed(
+                float(at),
+                held,
+                0.2 if held else 0.8 if by == "holdout" else 1.0,
+                None if held else 0.15,
+                own,
+                tokens,
+                shown,
+                3 * cost if held else cost,
+                alone,
+                baseline,
+                score,
+                draw.random() if measured and not held else None,
+            )
+        )
+    return rows
+
+
+RECKONED: dict[str, dict[str, tuple[float, ...] | None]] = {
+    "holdout": {
+        "accuracy": (0.7626234874845832, 0.7114324478196238, 0.8071944692402094, 304, 304.0),
+        "teacher_accuracy": (0.8857316903194588, 0.7967438576357385, 0.9387544825346573, 86, 86.0),
+        "retention": (0.8596324248681703, 0.7863634691214269, 0.9708985115449354, 86, 86.0),
+        "agreement": (0.5082564070044232, 0.4343646913144899, 0.5817891379743578, 97, 68.54922279792746),
+        "cost": (4096.091835484313, 3916.321557858959, 4286.342128895524, 465, 465.0),
+        "teacher_cost": (11529.491120221346, 10702.421860117287, 12504.220252594463, 135, 135.0),
+        "cost_share": (0.35478312530247874, 0.32606382465349537, 0.3848604548970099, 135, 135.0),
+    },
+    "shadow": {
+        "accuracy": (0.7368274535098507, 0.6870108055769694, 0.7812398630716898, 338, 338.0),
+        "teacher_accuracy": None,
+        "retention": None,
+        "agreement": (0.5517104918900262, 0.48580933006420146, 0.6158443179447579, 126, 84.88406319890339),
+        "cost": (4009.9466666666667, 3850.472766340141, 4175.711391562262, 600, 600.0),
+        "teacher_cost": (12077.60995707254, 10984.906683877787, 13483.880014429356, 126, 84.88406319890339),
+        "cost_share": (0.33130788115430004, 0.3003765490727894, 0.3615590854015155, 126, 84.88406319890339),
+    },
+}
+"""Value, low and high end, values seen and what they are worth, from the formulas written out request by request."""
+
+DRIFTED: dict[str, list[tuple[float, ...]]] = {
+    "holdout": [(404.0, 0.325583521091047, 0.5393890838848625, 2.6415446021971962e-27)],
+    "shadow": [(402.0, 0.326402072423068, 0.5374804911459534, 8.698627152217946e-32)],
+}
+"""Of the cost share: since when, before, after, and p."""
+
+
+@pytest.mark.parametrize(("seed", "by"), [(1, "holdout"), (2, "shadow")])
+def test_the_numbers_are_those_of_the_formulas(seed: int, by: str) -> None:
+    found = report(window(seed, by))
+    assert found.measured_by == by
+    for name, told in RECKONED[by].items():
+        each = getattr(found, name)
+        got = None if each is None else (each.value, *each.interval, each.seen, each.effective)
+        assert got == (None if told is None else pytest.approx(told, rel=1e-11)), name
+    assert {each.of for each in found.drift} == {"cost_share"}
+    drift = [(each.since, each.before, each.after, each.p) for each in found.drift]
+    assert drift == [pytest.approx(told, rel=1e-9) for told in DRIFTED[by]]

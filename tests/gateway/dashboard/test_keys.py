@@ -96,7 +96,7 @@ async def test_none_is_no_unknown(pages: Any) -> None:
 
 
 async def test_budgets_are_found_behind_any_number_of_keys_without(pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.dashboard.keys.ASKED_ABOUT", 2)
+    monkeypatch.setattr("gateway.dashboard.budgets.ASKED_ABOUT", 2)
     async with pages([]) as site:
         for number in range(3):
             await site.gateway.keys.create(Grant(name=f"free-{number}"))
