@@ -253,14 +253,14 @@ class _Search:
                 yield self._judged(shape, 0.0, whole.score, whole.cost)
             return
         everything = np.arange(len(self._questions))
-        parts = []
+        worths = np.array(WORTHS)[:, np.newaxis]
+        walked = fit.blank(len(WORTHS), len(everything))
         for fold in self._folds:
             rest = np.setdiff1d(everything, fold)
-            parts.append((fold, [step.of(rest) for step in rungs], [step.of(fold) for step in rungs]))
-        for worth in WORTHS:
-            whole = fit.blank(len(everything))
-            for fold, learn, judge in parts:
-                whole.put(fold, fit.walk(judge, fit.fit(learn, worth), worth))
+            weighings = fit.fit([step.of(rest) for step in rungs], worths)
+            walked.put(fold, fit.walk([step.of(fold) for step in rungs], weighings, worths))
+        for place, worth in enumerate(WORTHS):
+            whole = walked.at(place)
             if self._paying(shape, rungs, whole):
                 yield self._judged(shape, worth, whole.score, whole.cost)
 
