@@ -9,6 +9,9 @@ It is right whatever m is, because e is known; a good m makes it surer. m is a l
 requests that it predicts are not among those that it learnt from. The weights R / e are scaled to a mean of 1, so that
 a measurement that was drawn and did not happen (no room, no label) makes V less sure, and not smaller.
 
+Values that were certain to be seen (e = 1: the answers that were the teacher's own) are a part of their own, as they
+are known to be another kind: m of the rest learns from the rest alone, and V is as sure as the few of the rest make it.
+
 Intervals are of the score type, since few of the rare failures are seen: a share's is Wilson's at the effective number
 of requests, a ratio's is made of those of its two means (`pricing.intervals.ratio`). Source: Robins, Rotnitzky and Zhao
 1994; Chernozhukov et al. 2018 for cross-fitting; decision 29 for what was measured.
@@ -17,7 +20,7 @@ of requests, a ratio's is made of those of its two means (`pricing.intervals.rat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from math import cbrt, fsum, sqrt
 from operator import mul
@@ -30,26 +33,59 @@ FOLDS = 5
 FEW = 10
 """Failures (or successes, if those are the rarer) below which nothing is claimed of a share."""
 
+TAIL = 10
+"""Times the squared skewness of amounts: how many must be seen of those that were not certain to be."""
+
 SEEN_FOR_EACH = 10
 """Values that must be seen for each feature, before a regression is made of them; else m is their mean."""
+
+
+class Part(NamedTuple):
+    """Requests, by their places, whose values all were certain to be seen, or all were not.
+
+    `worth`: Kish's number of those that were.
+    """
+
+    places: Sequence[int]
+    worth: float
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
     """An estimated mean. `terms`: what each request contributes, whose mean it is, for variances and covariances.
 
-    `seen`: how many values it rests on; `effective`: how many equally likely ones these are worth (Kish); `smallest`:
-    the smallest propensity among them, None when nothing was seen. `failures` and `successes` are sums over the values
-    seen, and say something of values in [0, 1] alone.
+    `seen`: how many values it rests on; `smallest`: the smallest propensity among them, None when nothing was seen.
+    `parts`: those that were not certain to be seen, and those that were; or all. `failures` and `successes` are sums
+    over the values seen, and say something of values in [0, 1] alone.
     """
 
     value: float
     terms: Sequence[float] = field(repr=False)
     seen: int
-    effective: float
+    parts: Sequence[Part] = field(repr=False)
     smallest: float | None
     failures: float
     successes: float
+    bent: float = 0.0
+    """The skewness of the values seen, where some of them were certain to be; else 0."""
+
+    @property
+    def effective(self) -> float:
+        """How many equally likely values these are worth: of one part Kish's number.
+
+        Of two, a number with the degrees of freedom that the sum of their variances has (Welch and Satterthwaite).
+        Where nothing varies, what the part that was not certain is worth for all.
+        """
+        first, count = self.parts[0], len(self.terms)
+        if len(self.parts) == 1:
+            return first.worth
+        squares = [fsum((self.terms[place] - self.value) ** 2 for place in part.places) for part in self.parts]
+        total = sum(squares)
+        if total <= 1e-12 * max(1.0, self.value * self.value) * count:
+            return first.worth * count / len(first.places)
+        return 1 + 1 / fsum(
+            (each / total) ** 2 / max(1.0, part.worth - 1) for each, part in zip(squares, self.parts, strict=True)
+        )
 
     @property
     def variance(self) -> float:
@@ -62,6 +98,15 @@ class Mean:
     def few(self) -> bool:
         """Too few failures (or successes) were seen to claim anything of a share."""
         return min(self.failures, self.successes) < FEW
+
+    @property
+    def thin(self) -> bool:
+        """Too few amounts were seen of those that were not certain to be, for amounts as skewed as these.
+
+        Those that were certain show how much dearer the dearest are; of the rest, hardly any of these may have been
+        drawn, and then no interval knows of them.
+        """
+        return len(self.parts) > 1 and self.parts[0].worth < TAIL * self.bent**2
 
     def share(self, *, level: float = LEVEL) -> Interval:
         """The interval of a mean of values in [0, 1]: Wilson's, at the number of requests that its variance is worth.
@@ -100,33 +145,83 @@ def aipw(
 ) -> Mean | None:
     """The mean of all `values`, of which those that are None were not seen; None where fewer than two were.
 
-    One value a request. `propensities`: the probability with which each was to be seen; read only where it was.
-    `features`: what is known of every request, one column each. ValueError where the lengths differ, or where a value
-    that was seen has no propensity in (0, 1].
+    Or fewer than two of those that were not certain to be. One value a request. `propensities`: the probability with
+    which each was to be seen; read only where it was. `features`: what is known of every request, one column each.
+    ValueError where the lengths differ, or where a value that was seen has no propensity in (0, 1].
     """
     seen = [(value, e) for value, e in zip(values, propensities, strict=True) if value is not None]
     if len(seen) < 2:
         return None
     if not all(0 < e <= 1 for _, e in seen):
         raise ValueError("a propensity is above 0 and at most 1")
-    weights = [1 / e for _, e in seen]
-    total = fsum(weights)
-    scale = len(values) / total
-    terms = [
-        guess if value is None else guess + scale * (value - guess) / e
-        for guess, value, e in zip(
-            _predictions(values, propensities, features, folds), values, propensities, strict=True
-        )
-    ]
+    if any(len(column) != len(values) for column in features):
+        raise ValueError("a feature is known of every request")
+    parts = [_Part.of(places, values, propensities, features, folds) for places in _apart(values, propensities)]
+    if any(part.seen < 2 for part in parts):
+        return None
+    terms = [0.0] * len(values)
+    for part in parts:
+        for place, term in zip(part.places, part.terms, strict=True):
+            terms[place] = term
+    value = fsum(terms) / len(terms)
     return Mean(
-        value=fsum(terms) / len(terms),
+        value=value,
         terms=terms,
         seen=len(seen),
-        effective=total**2 / fsum(map(mul, weights, weights)),
+        parts=[Part(part.places, part.worth) for part in parts],
         smallest=min(e for _, e in seen),
         failures=fsum(1 - value for value, _ in seen),
         successes=fsum(value for value, _ in seen),
+        bent=_skew([value for value, _ in seen]) if len(parts) > 1 else 0.0,
     )
+
+
+def _skew(values: Sequence[float]) -> float:
+    middle = fsum(values) / len(values)
+    squares = fsum((value - middle) ** 2 for value in values) / len(values)
+    cubes = fsum((value - middle) ** 3 for value in values) / len(values)
+    return float(cubes / squares**1.5) if squares > 1e-12 * max(1.0, middle * middle) else 0.0
+
+
+class _Part(NamedTuple):
+    """Requests by their `places`, with what each contributes; `worth`: Kish's number of those `seen`."""
+
+    places: Sequence[int]
+    terms: Sequence[float]
+    seen: int
+    worth: float
+
+    @classmethod
+    def of(
+        cls,
+        places: Sequence[int],
+        values: Sequence[float | None],
+        propensities: Sequence[float],
+        features: Sequence[Sequence[float]],
+        folds: int,
+    ) -> _Part:
+        own, chances = [values[place] for place in places], [propensities[place] for place in places]
+        weights = [1 / e for value, e in zip(own, chances, strict=True) if value is not None]
+        total = fsum(weights)
+        scale = len(places) / total if total else 0.0
+        columns = [[column[place] for place in places] for column in features]
+        guesses = _predictions(own, chances, columns, folds)
+        terms = [
+            guess if value is None else guess + scale * (value - guess) / e
+            for guess, value, e in zip(guesses, own, chances, strict=True)
+        ]
+        return cls(places, terms, len(weights), total**2 / fsum(map(mul, weights, weights)) if weights else 0.0)
+
+
+def _apart(values: Sequence[float | None], propensities: Sequence[float]) -> list[Sequence[int]]:
+    """The places of those that were not certain to be seen, and of those that were; all where few of these were seen.
+
+    None of them: there is no value where it was certain to be another arm's.
+    """
+    certain = [place for place, e in enumerate(propensities) if e == 1]
+    if len(certain) == len(values) or sum(values[place] is not None for place in certain) < 2:
+        return [range(len(values))]
+    return [[place for place, e in enumerate(propensities) if e != 1], certain]
 
 
 def _unbent(t: float, skew: float) -> float:
@@ -143,8 +238,8 @@ class Ratio(NamedTuple):
     interval: Interval
 
 
-def quotient(over: Mean, under: Mean, over_interval: Interval, under_interval: Interval) -> Ratio | None:
-    """The ratio of two means over the same requests in the same order; None unless `under` is above 0.
+def quotient(over: Mean, under: Mean) -> Ratio | None:
+    """The ratio of two means of shares over the same requests in the same order; None unless `under` is above 0.
 
     A ratio of estimates is on the average too large, by the relative variance of what it is divided by: that is taken
     off `value`. The interval is `intervals.ratio`'s, and needs no such thing.
@@ -153,12 +248,34 @@ def quotient(over: Mean, under: Mean, over_interval: Interval, under_interval: I
     b = [term - under.value for term in under.terms]
     shared, squares = sum(map(mul, a, b)), sum(map(mul, b, b))
     spread = sqrt(sum(map(mul, a, a)) * squares)
-    found = ratio(over.value, over_interval, under.value, under_interval, shared / spread if spread > 0 else 0.0)
+    correlation = shared / spread if spread > 0 else 0.0
+    found = ratio(over.value, over.share(), under.value, under.share(), correlation)
     if found is None:
         return None
+    return Ratio(min(found.high, max(found.low, _unbiased(over, under))), found)
+
+
+def proportion(over: Mean, under: Mean) -> Ratio | None:
+    """The same of two means of amounts: the interval is that of the mean of what each request adds to the ratio.
+
+    Two amounts of one request go together, so that what is left of them is as doubtful as the few that were seen of it,
+    and as skewed; neither mean by itself knows that.
+    """
+    if under.value <= 0:
+        return None
+    plain = over.value / under.value
+    weaker = min(over, under, key=lambda mean: mean.effective)
+    terms = [plain + (a - plain * b) / under.value for a, b in zip(over.terms, under.terms, strict=True)]
+    low, high = replace(weaker, value=plain, terms=terms).amount()
+    found = Interval(max(0.0, low), high)
+    return Ratio(min(found.high, max(found.low, _unbiased(over, under))), found)
+
+
+def _unbiased(over: Mean, under: Mean) -> float:
+    a, b = ([term - mean.value for term in mean.terms] for mean in (over, under))
+    shared, squares = fsum(map(mul, a, b)), fsum(map(mul, b, b))
     n, plain = len(a) * max(1, len(a) - 1), over.value / under.value
-    value = plain * (1 - squares / n / under.value**2) + shared / n / under.value**2
-    return Ratio(min(found.high, max(found.low, value)), found)
+    return plain * (1 - squares / n / under.value**2) + shared / n / under.value**2
 
 
 def _predictions(
@@ -169,8 +286,6 @@ def _predictions(
     Every `folds`-th of those seen is of one fold, and of the others too: each fold has as many as the next, even where
     what was drawn comes in step.
     """
-    if any(len(column) != len(values) for column in features):
-        raise ValueError("a feature is known of every request")
     order = sorted(range(len(values)), key=lambda place: values[place] is None)
     found = _in_order(
         [values[place] for place in order],

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pricing.aipw import Mean, aipw, quotient
+from pricing.aipw import Mean, aipw, proportion, quotient
 from pricing.drift import Change, change
 from pricing.intervals import Interval
 
@@ -47,7 +47,7 @@ class Observed:
     agreement: float | None = None
 
 
-Status = Literal["measured", "too_few_failures"]
+Status = Literal["measured", "too_few_failures", "too_few_values"]
 Moving = Literal["score", "agreement", "cost_share"]
 
 
@@ -56,7 +56,8 @@ class Estimate:
     """A number with its interval (95 %) and what it rests on; see `aipw.Mean`.
 
     `few`: fewer than ten failures (or successes) were seen on one side of it. The interval holds even then, but no
-    claim is to be made of the value.
+    claim is to be made of the value. `thin`: of amounts, too few were seen for amounts as skewed as these, and the
+    interval may be too short (`aipw.Mean.thin`).
     """
 
     value: float
@@ -65,11 +66,12 @@ class Estimate:
     effective: float
     smallest_propensity: float | None
     few: bool = False
+    thin: bool = False
 
     @property
     def status(self) -> Status:
         """What may be said of it."""
-        return "too_few_failures" if self.few else "measured"
+        return "too_few_failures" if self.few else "too_few_values" if self.thin else "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,6 @@ def _costs_of_served(served: Sequence[Observed]) -> tuple[Mean | None, Mean | No
     """The same from shadows: both costs of one request are seen there, and how long the answer shown was."""
     features = _asked(served)
     features.append([float(each.shown_tokens or 0) for each in served])
-    features.append([float(each.own) for each in served])
     policy = aipw([each.cost for each in served], [1.0] * len(served), features)
     return policy, aipw([each.teacher_cost for each in served], _shadow_propensities(served), features)
 
@@ -203,20 +204,19 @@ def _of_share(mean: Mean | None) -> Estimate | None:
 def _of_amount(mean: Mean | None) -> Estimate | None:
     if mean is None:
         return None
-    return Estimate(mean.value, mean.amount(), mean.seen, mean.effective, mean.smallest)
+    return Estimate(mean.value, mean.amount(), mean.seen, mean.effective, mean.smallest, thin=mean.thin)
 
 
 def _ratio(over: Mean | None, under: Mean | None, *, shares: bool) -> Estimate | None:
     """Of two means over the same requests; it rests on as much as the weaker of the two."""
     if over is None or under is None:
         return None
-    spans = (over.share(), under.share()) if shares else (over.amount(), under.amount())
-    found = quotient(over, under, *spans)
+    found = quotient(over, under) if shares else proportion(over, under)
     if found is None:
         return None
     weaker = min(over, under, key=lambda mean: mean.effective)
-    few = shares and (over.few or under.few)
-    return Estimate(found.value, found.interval, weaker.seen, weaker.effective, weaker.smallest, few)
+    few, thin = shares and (over.few or under.few), not shares and (over.thin or under.thin)
+    return Estimate(found.value, found.interval, weaker.seen, weaker.effective, weaker.smallest, few, thin)
 
 
 def _drift(served: Sequence[Observed]) -> list[Drifted]:
