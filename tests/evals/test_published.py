@@ -19,6 +19,7 @@ from tests.conftest import DATA
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # half a minute of a core for each target, and several on a machine that is busy
     pytest.mark.skipif(not (DATA / "gpt4o_gsm8k.jsonl").is_file(), reason="the recorded answers are not here"),
 ]
 
