@@ -261,7 +261,7 @@ def test_shadows_are_unbiased_and_their_intervals_cover(name: str, chance: float
     for tally in (agreement, policy_cost):
         assert 0.93 <= tally.coverage <= 0.98
     if (name, chance) == (HARD, SHADOW):
-        # Two dozen shadows, of which two in five windows hold one of the dearest: no claim is made, and rightly.
+        # Two dozen shadows, and in more than half of the windows none of the dearest: no claim is made, and rightly.
         assert thin == SHADOWED
         assert share.coverage < 0.9
         return

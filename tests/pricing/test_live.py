@@ -87,6 +87,25 @@ def test_shadows_measure_cost_and_agreement() -> None:
     assert found.retention is None
 
 
+def test_a_few_shadows_cannot_know_of_the_dearest_answers() -> None:
+    """Of the teacher's own answers one in fifty costs twenty times the others; few of the rest have a shadow."""
+    draw, requests = random.Random(9), []
+    for at in range(2_000):
+        each = replace(served(draw, at), shadow_propensity=0.05)
+        dear = 1_000.0 * (20 if draw.random() < 0.02 else 1)
+        if at % 5:
+            each = replace(each, own=True, cost=dear, teacher_cost=dear)
+        elif draw.random() < 0.05:
+            each = replace(each, teacher_cost=dear, agreement=1.0)
+        requests.append(each)
+    found = report(requests)
+    assert found.cost_share is not None
+    assert found.teacher_cost is not None
+    assert found.cost is not None
+    assert found.teacher_cost.status == found.cost_share.status == "too_few_values"
+    assert found.cost.status == "measured", "all of it is seen"
+
+
 def test_few_failures_are_no_claim() -> None:
     draw, requests = random.Random(5), []
     for at in range(1_000):
