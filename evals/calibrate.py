@@ -148,6 +148,9 @@ class _Search:
         self._score = {name: sum(question.arms[name].score for question in questions) for name in names}
         self.seen: list[Candidate] = []
         """All candidates that were judged."""
+        self._played: dict[Shape, list[tuple[float, fit.Vector, fit.Vector]]] = {}
+        """Of each shape its worths, with the scores and costs there: who picks once more need not play once more."""
+        self._built: tuple[Shape, list[Step]] | None = None
         self.flattery = 0.0
         """By how much the retention of whichever is picked of them is too high."""
         self.nearest: Candidate | None = None
@@ -246,23 +249,36 @@ class _Search:
         return self._better(found)
 
     def _candidates(self, shape: Shape) -> Iterator[Candidate]:
-        rungs = fit.steps(self._questions, self._manifest, shape, self._unit)
+        if shape not in self._played:
+            self._played[shape] = [(worth, whole.score, whole.cost) for worth, whole in self._walks(shape)]
+        return (self._judged(shape, *each) for each in self._played[shape])
+
+    def _walks(self, shape: Shape) -> Iterator[tuple[float, Walked]]:
+        """What became of the questions at each worth, as far as all guidance pays there."""
+        rungs = self._steps(shape)
         if shape.agreed:  # nothing was learnt, and nothing has to be kept from it
             whole = fit.walk(rungs, fit.agreement(rungs), 0.0)
             if self._paying(shape, rungs, whole):
-                yield self._judged(shape, 0.0, whole.score, whole.cost)
+                yield 0.0, whole
             return
         everything = np.arange(len(self._questions))
-        parts = []
+        worths = np.array(WORTHS)[:, np.newaxis]
+        walked = fit.blank(len(WORTHS), len(everything))
         for fold in self._folds:
             rest = np.setdiff1d(everything, fold)
-            parts.append((fold, [step.of(rest) for step in rungs], [step.of(fold) for step in rungs]))
-        for worth in WORTHS:
-            whole = fit.blank(len(everything))
-            for fold, learn, judge in parts:
-                whole.put(fold, fit.walk(judge, fit.fit(learn, worth), worth))
+            weighings = fit.fit([step.of(rest) for step in rungs], worths)
+            walked.put(fold, fit.walk([step.of(fold) for step in rungs], weighings, worths))
+        for place, worth in enumerate(WORTHS):
+            whole = walked.at(place)
             if self._paying(shape, rungs, whole):
-                yield self._judged(shape, worth, whole.score, whole.cost)
+                yield worth, whole
+
+    def _steps(self, shape: Shape) -> list[Step]:
+        """The rungs of a shape; the gate over it has the same, and is asked for next."""
+        wanted = replace(shape, agreed=False)
+        if self._built is None or self._built[0] != wanted:
+            self._built = wanted, fit.steps(self._questions, self._manifest, wanted, self._unit)
+        return self._built[1]
 
     def _paying(self, shape: Shape, rungs: Sequence[Step], walked: Walked) -> bool:
         """Whether all guidance keeps more from the teacher than it costs of its answers.
@@ -289,7 +305,7 @@ class _Search:
 
     def fitted(self, best: Candidate) -> Policy:
         """The candidate, fitted on all questions, with its evidence."""
-        rungs = fit.steps(self._questions, self._manifest, best.shape, self._unit)
+        rungs = self._steps(best.shape)
         weighings = fit.agreement(rungs) if best.shape.agreed else fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
         named = self._manifest.rungs

@@ -3,11 +3,14 @@
 What a move is worth at a rung is a linear form over the rung's signals: what the teacher adds to the best draft, what
 the teacher costs, what the next rung adds under the policy that is followed from there. The last needs the rungs above
 to be fitted first, as in Longstaff and Schwartz (2001). Needs numpy.
+
+A `worth` may be a column of many (worths x 1): then all that depends on it has a row for each, exactly as if it had
+been asked for by itself. Only products with signals are taken row by row: a product of matrices rounds otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
@@ -93,7 +96,10 @@ class Weighing:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What became of each question: score, cost, the rung where it ended, and whether it went to the teacher."""
+    """What became of each question: score, cost, the rung where it ended, and whether it went to the teacher.
+
+    At many worths each has a row for every one of them.
+    """
 
     score: Vector
     cost: Vector
@@ -103,16 +109,20 @@ class Walked:
     def put(self, rows: NDArray[np.intp], of: Walked) -> None:
         """What became of some of the questions, into its place among all."""
         for mine, theirs in zip(self._columns, of._columns, strict=True):
-            mine[rows] = theirs
+            mine[..., rows] = theirs
+
+    def at(self, worth: int) -> Walked:
+        """Of many worths the one at that place."""
+        return Walked(*(column[worth] for column in self._columns))
 
     @property
     def _columns(self) -> tuple[NDArray[Any], ...]:
         return self.score, self.cost, self.ended, self.escalated
 
 
-def blank(count: int) -> Walked:
-    """Of so many questions nothing yet."""
-    return Walked(np.zeros(count), np.zeros(count), np.zeros(count, np.intp), np.zeros(count, np.bool_))
+def blank(*shape: int) -> Walked:
+    """Of so many questions nothing yet; (worths, questions) for many worths."""
+    return Walked(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.intp), np.zeros(shape, np.bool_))
 
 
 def steps(questions: Sequence[Question], manifest: Manifest, shape: Shape, unit: float) -> list[Step]:
@@ -158,7 +168,7 @@ def _reading(question: Question, asks: tuple[tuple[str, int | None], ...], prefe
     return read([draft(question, name, limit) for name, limit in asks], prefer)
 
 
-def fit(rungs: Sequence[Step], worth: float) -> list[Weighing]:
+def fit(rungs: Sequence[Step], worth: float | Vector) -> list[Weighing]:
     """The weights at which each move is expected to bring the most, at `worth` accuracy a mean teacher's answer."""
     made: list[Weighing] = []
     future: Vector | None = None
@@ -196,18 +206,18 @@ def agreement(rungs: Sequence[Step]) -> list[Weighing]:
     ]
 
 
-def moves(step: Step, weighing: Weighing, worth: float) -> NDArray[np.intp]:
+def moves(step: Step, weighing: Weighing, worth: float | Vector) -> NDArray[np.intp]:
     """The move at a rung for each question: the same rule as `gateway.cascade.policy.decide`, over columns."""
     teacher = step.signals @ weighing.gain - worth * (step.signals @ weighing.cost)
-    further = np.full(len(teacher), -np.inf) if weighing.next is None else step.signals @ weighing.next
+    further = -np.inf if weighing.next is None else _each(step.signals.__matmul__, weighing.next)
     ask = further > np.maximum(0.0, teacher)
     return np.where(step.over, ACCEPT, np.where(ask, ASK, np.where(teacher > 0, ESCALATE, ACCEPT)))
 
 
-def walk(rungs: Sequence[Step], weighings: Sequence[Weighing], worth: float) -> Walked:
+def walk(rungs: Sequence[Step], weighings: Sequence[Weighing], worth: float | Vector) -> Walked:
     """What the policy does with each question."""
-    count = len(rungs[0].best)
-    start, open_ = blank(count), np.ones(count, np.bool_)
+    shape = np.broadcast_shapes(rungs[0].best.shape, np.shape(worth))
+    start, open_ = blank(*shape), np.ones(shape, np.bool_)
     score, cost, ended, escalated = start.score, start.cost, start.ended, start.escalated
     for height, (step, weighing) in enumerate(zip(rungs, weighings, strict=True)):
         move = moves(step, weighing, worth)
@@ -219,6 +229,11 @@ def walk(rungs: Sequence[Step], weighings: Sequence[Weighing], worth: float) -> 
         ended = np.where(accept | escalate, height, ended)
         open_ &= move == ASK
     return Walked(score, cost, ended, escalated)
+
+
+def _each(product: Callable[[Vector], Vector], of: Vector) -> Vector:
+    """The product with a vector, or with each row of many."""
+    return product(of) if of.ndim == 1 else np.array([product(row) for row in of])
 
 
 class _Ridge:
@@ -235,4 +250,4 @@ class _Ridge:
         self._inverse = np.linalg.inv(self._signals.T @ self._signals + np.diag(penalty))
 
     def __call__(self, target: Vector) -> Vector:
-        return self._inverse @ (self._signals.T @ target[self._counts])
+        return _each(lambda each: self._inverse @ (self._signals.T @ each[self._counts]), target)

@@ -102,9 +102,10 @@ class Models:
 class Plan:
     """What is run, and where: `limit` questions of each task (None: all), in `seconds` (None: as long as it takes).
 
-    These begin at `began`, of the monotonic clock (None: with the run), and hold the report too: questions that are
-    under way `CLOSING` seconds before their end are given up. `batch` questions are under way at once; `budget` bounds
-    what the grid and the measuring before it cost, `max_tokens` each answer.
+    These begin at `began`, of the monotonic clock (None: with the run), and hold the models' start, measuring and the
+    report: questions that are under way `CLOSING` seconds before their end are given up. Where less than two seconds
+    are left for questions, one measures and one asks all the same. `batch` questions are under way at once; `budget`
+    bounds what the grid and the measuring before it cost, `max_tokens` each answer.
     """
 
     models: Models
@@ -300,12 +301,14 @@ async def _affordable(
     alone = [
         cell for cell in plan.cells if cell.strategy == "student" and cell.exemplars == plan.shapes[cell.task].shots[0]
     ]
+    # Models that were long in coming leave less for it.
+    most_seconds = max(1.0, (plan.seconds or 0) - CLOSING - clock.passed)
     options = Options(
         seed=plan.seed,
         limit=FIRST if plan.limit is None else min(FIRST, plan.limit),
         max_tokens=plan.max_tokens,
-        seconds=(plan.seconds or 0) * MEASURING,
-        given_up=(plan.seconds or 0) * MEASURING * 1.5,
+        seconds=min(most_seconds, (plan.seconds or 0) * MEASURING),
+        given_up=min(most_seconds, (plan.seconds or 0) * MEASURING * 1.5),
         student_shots=plan.student_shots,
         budget=plan.budget,
         model=plan.models.route,

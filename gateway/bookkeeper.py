@@ -10,12 +10,15 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypedDict
 
+from gateway import payoff
+from gateway.cascade.gate import Seen
 from gateway.cascade.signals import Draft
-from gateway.chat import Call, Climb, Exchange
+from gateway.chat import Call, Climb, Exchange, Plan
 from gateway.config import GUIDED, BaselineConfig
 from gateway.drafts import kept
 from gateway.ledger.basis import Basis, Unasked
 from gateway.ledger.entry import Entry
+from gateway.payoff import Terms
 from gateway.strategies.prompts import Prompts
 from gateway.upstreams import Upstream, tier_asked
 from pricing import tokens
@@ -38,7 +41,8 @@ Ratios = Callable[[str, str, str], LengthRatio | None]
 class Bookkeeper:
     """Prices calls, finds the baseline, and writes entries and receipts.
 
-    `ratio` says what was measured; baselines are `calibrated` by it as far as it goes.
+    `ratio` says what was measured; baselines are `calibrated` by it as far as it goes. `seen` says what guidance kept
+    from the teacher, by the places of rungs (of fixed guidance 0).
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class Bookkeeper:
         *,
         store_text: bool = False,
         ratio: Ratios = lambda route, strategy, model: None,
+        seen: Callable[[Plan], Mapping[int, Seen]] = lambda plan: {},
     ) -> None:
         self._ratio = ratio
+        self._seen_of = seen
         self._book = book
         self._upstreams = upstreams
         self._prompts = prompts
@@ -74,7 +80,7 @@ class Bookkeeper:
             model=chat.model,
             route=plan.route,
             strategy=plan.strategy,
-            why="; ".join((plan.why, *(climb.why for climb in exchange.climbs if climb.why))),
+            why=self._why(exchange, baseline, visible),
             caller=exchange.caller.id,
             outcome=exchange.outcome,
             stream=chat.stream,
@@ -102,6 +108,46 @@ class Bookkeeper:
             shadow_of=exchange.shadow_of,
             shadow_drawn=None if plan.shadow_propensity is None else plan.shadow,
             drafts=kept(exchange),
+        )
+
+    def _why(self, exchange: Exchange, baseline: Baseline | None, visible: Usage) -> str:
+        """Why it was planned so, what break-even says of that, and how a cascade came to its answers, in one line."""
+        plan, climbed = exchange.plan, [climb.why for climb in exchange.climbs if climb.why]
+        if exchange.shadow_of is not None:  # it measures, and need not pay
+            return "; ".join((plan.why, *climbed))
+        bought = plan.strategy in GUIDED or plan.policy is not None
+        terms = self._terms(exchange, baseline, visible) if bought else Terms(None)
+        return "; ".join((plan.why, payoff.said(plan, terms, self._seen_of(plan), " ".join(climbed)), *climbed))
+
+    def _terms(self, exchange: Exchange, baseline: Baseline | None, visible: Usage) -> Terms:
+        """What break-even is reckoned from: of calls that were made their own prices and counts."""
+        plan, guidance = exchange.plan, exchange.guidance
+        calls = (*_made_needless(exchange), *exchange.calls)
+        asked = next((call for call in calls if call.stage == "guidance"), None)
+        tries = [call for call in calls if call.seat == "student"]
+        amounts = [call.line.amount.nano if call.line and call.line.amount is not None else None for call in tries]
+        tried = _sum(amounts) if tries else None
+
+        def price(call: Call | None, upstream: str | None, model: str | None) -> Price | None:
+            if call is not None and call.line is not None:
+                return call.line.price
+            if upstream is None:
+                return None
+            seat = self._upstreams[upstream]
+            return self._quote(model or seat.model, seat.seller, None, None, exchange.started, None)
+
+        return Terms(
+            teacher=price(asked, plan.teacher, plan.teacher_model),
+            student=price(next(iter(tries), None), plan.student, None),
+            read=asked.usage.input if asked is not None and asked.usage is not None else visible.input,
+            written=baseline.output_tokens if baseline is not None else None,
+            method=baseline.method if baseline is not None else "same_length",
+            prompt=visible.input,
+            tried=None if tried is None else Money(tried),
+            alone=baseline.likely if baseline is not None else None,
+            needless=exchange.recalled is not None,
+            complete=guidance is not None and guidance.complete,
+            answers=exchange.chat.n,
         )
 
     def _price(self, call: Call) -> None:

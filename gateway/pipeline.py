@@ -17,7 +17,7 @@ from gateway.answers import COMPARED
 from gateway.auth import Authenticator
 from gateway.bookkeeper import Bookkeeper
 from gateway.chat import PROVIDER_KEY, Caller, Chat, Exchange, Plan, StrategyName
-from gateway.config import Config
+from gateway.config import GUIDED, Config
 from gateway.errors import (
     BadRequest,
     Busy,
@@ -109,7 +109,7 @@ class Gateway:
         self._idle = asyncio.Event()
         self._idle.set()
         self._readiness = Readiness(upstreams, metrics)
-        self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
+        self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book, planner))
         guided = Guided()
         self._strategies: Mapping[StrategyName, Strategy] = {
             "teacher": Solo("teacher"),
@@ -158,13 +158,13 @@ class Gateway:
         planner.check()
         check_keyless(config, [name for name, upstream in self.upstreams.items() if upstream.keyless], planner.students)
         planner.warn()
-        self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book))
+        self._rules = Rules(config, planner, prompts, book, self._bookkeeper(config, prompts, book, planner))
         self.metrics.know(config)
         self.lookout.stale()  # policies may be new
 
-    def _bookkeeper(self, config: Config, prompts: Prompts, book: PriceBook) -> Bookkeeper:
-        text, ratio = config.ledger.store_text, self.lengths.ratio
-        return Bookkeeper(book, self.upstreams, prompts, config.baseline, store_text=text, ratio=ratio)
+    def _bookkeeper(self, config: Config, prompts: Prompts, book: PriceBook, planner: Planner) -> Bookkeeper:
+        text, ratio, seen = config.ledger.store_text, self.lengths.ratio, planner.acceptance.of
+        return Bookkeeper(book, self.upstreams, prompts, config.baseline, store_text=text, ratio=ratio, seen=seen)
 
     def open(self, chat: Chat, caller: Caller) -> Exchange:
         """Plan the chat, where there is room for it. Raises `GatewayError`; nothing was asked or spent then."""
@@ -380,10 +380,14 @@ class Gateway:
             await self.admission.give_back(held, exchange, entry)
 
     def _learn(self, exchange: Exchange) -> None:
-        """Remember whether the guidance that was asked for came to something."""
+        """Remember whether the guidance that was asked for came to something, and kept the teacher from more."""
+        plan = exchange.plan
         if exchange.guidance is None:
             return
-        teacher, model = self.planner.guide(exchange.plan)
+        if plan.strategy in GUIDED and exchange.outcome in ("ok", "failed"):
+            kept = exchange.outcome == "ok" and all(call.stage != "fallback" for call in exchange.calls)
+            self.planner.acceptance.saw(plan.route, plan.strategy, kept=kept)
+        teacher, model = self.planner.guide(plan)
         if self.planner.waste.saw(teacher, model, exchange.guidance.wasted):
             self.metrics.paused(teacher)
             log.warning("guidance came to nothing several times in a row: paused", upstream=teacher, model=model)

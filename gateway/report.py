@@ -140,6 +140,11 @@ def _costs(found: Report) -> str | None:
         return "Nothing was drawn yet: ask some questions."
     if found.cost_share is None:
         return "The teacher's costs are not known: give its model a price, and wait for two answers of its own."
+    if found.cost_share.thin:
+        return (
+            "Some of the teacher's answers are many times dearer than others, and few shadows were seen: the interval "
+            "of the cost share may be too short. Wait for more requests, or raise `shadow`."
+        )
     return None
 
 

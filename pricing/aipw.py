@@ -9,6 +9,9 @@ It is right whatever m is, because e is known; a good m makes it surer. m is a l
 requests that it predicts are not among those that it learnt from. The weights R / e are scaled to a mean of 1, so that
 a measurement that was drawn and did not happen (no room, no label) makes V less sure, and not smaller.
 
+Values that were certain to be seen (e = 1: the answers that were the teacher's own) are a part of their own, as they
+are known to be another kind: m of the rest learns from the rest alone, and V is as sure as the few of the rest make it.
+
 Intervals are of the score type, since few of the rare failures are seen: a share's is Wilson's at the effective number
 of requests, a ratio's is made of those of its two means (`pricing.intervals.ratio`). Source: Robins, Rotnitzky and Zhao
 1994; Chernozhukov et al. 2018 for cross-fitting; decision 29 for what was measured.
@@ -17,9 +20,9 @@ of requests, a ratio's is made of those of its two means (`pricing.intervals.rat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, compress
+from itertools import compress
 from math import cbrt, fsum, sqrt
 from operator import mul, not_
 from typing import NamedTuple
@@ -31,26 +34,59 @@ FOLDS = 5
 FEW = 10
 """Failures (or successes, if those are the rarer) below which nothing is claimed of a share."""
 
+TAIL = 10
+"""Times the squared skewness of amounts: how many must be seen of those that were not certain to be."""
+
 SEEN_FOR_EACH = 10
 """Values that must be seen for each feature, before a regression is made of them; else m is their mean."""
+
+
+class Part(NamedTuple):
+    """Requests, by their places, whose values all were certain to be seen, or all were not.
+
+    `worth`: Kish's number of those that were.
+    """
+
+    places: Sequence[int]
+    worth: float
 
 
 @dataclass(frozen=True)
 class Mean:
     """An estimated mean. `apart`: how far what each request contributes is from it, for variances and covariances.
 
-    `seen`: how many values it rests on; `effective`: how many equally likely ones these are worth (Kish); `smallest`:
-    the smallest propensity among them, None when nothing was seen. `failures` and `successes` are sums over the values
-    seen, and say something of values in [0, 1] alone.
+    `seen`: how many values it rests on; `smallest`: the smallest propensity among them, None when nothing was seen.
+    `parts`: those that were not certain to be seen, and those that were; or all. `failures` and `successes` are sums
+    over the values seen, and say something of values in [0, 1] alone.
     """
 
     value: float
     apart: Sequence[float] = field(repr=False)
     seen: int
-    effective: float
+    parts: Sequence[Part] = field(repr=False)
     smallest: float | None
     failures: float
     successes: float
+    bent: float = 0.0
+    """The skewness of the values seen, where some of them were certain to be; else 0."""
+
+    @cached_property
+    def effective(self) -> float:
+        """How many equally likely values these are worth: of one part Kish's number.
+
+        Of two, a number with the degrees of freedom that the sum of their variances has (Welch and Satterthwaite).
+        Where nothing varies, what the part that was not certain is worth for all.
+        """
+        first, count = self.parts[0], len(self.apart)
+        if len(self.parts) == 1:
+            return first.worth
+        squares = [fsum(self.apart[place] ** 2 for place in part.places) for part in self.parts]
+        total = sum(squares)
+        if total <= 1e-12 * max(1.0, self.value * self.value) * count:
+            return first.worth * count / len(first.places)
+        return 1 + 1 / fsum(
+            (each / total) ** 2 / max(1.0, part.worth - 1) for each, part in zip(squares, self.parts, strict=True)
+        )
 
     @cached_property
     def squares(self) -> float:
@@ -67,6 +103,15 @@ class Mean:
     def few(self) -> bool:
         """Too few failures (or successes) were seen to claim anything of a share."""
         return min(self.failures, self.successes) < FEW
+
+    @property
+    def thin(self) -> bool:
+        """Too few amounts were seen of those that were not certain to be, for amounts as skewed as these.
+
+        Those that were certain show how much dearer the dearest are; of the rest, hardly any of these may have been
+        drawn, and then no interval knows of them.
+        """
+        return len(self.parts) > 1 and self.parts[0].worth < TAIL * self.bent**2
 
     def share(self, *, level: float = LEVEL) -> Interval:
         """The interval of a mean of values in [0, 1]: Wilson's, at the number of requests that its variance is worth.
@@ -104,42 +149,109 @@ def aipw(
 ) -> Mean | None:
     """The mean of all `values`, of which those that are None were not seen; None where fewer than two were.
 
-    One value a request. `propensities`: the probability with which each was to be seen; read only where it was.
-    `features`: what is known of every request, one column each, as `scaled` makes it. ValueError where the lengths
-    differ, or where a value that was seen has no propensity in (0, 1].
+    Or fewer than two of those that were not certain to be. One value a request. `propensities`: the probability with
+    which each was to be seen; read only where it was. `features`: what is known of every request, one column each, as
+    `scaled` makes it. ValueError where the lengths differ, or where a value that was seen has no propensity in (0, 1].
     """
     if len(propensities) != len(values):
         raise ValueError("one propensity a value")
     seen = [value for value in values if value is not None]
     if len(seen) < 2:
         return None
-    there = [value is not None for value in values]
-    chances = list(compress(propensities, there))
+    chances = [e for e, value in zip(propensities, values, strict=True) if value is not None]
     if not all(0 < e <= 1 for e in set(chances)):
         raise ValueError("a propensity is above 0 and at most 1")
     if any(len(column) != len(values) for column in features):
         raise ValueError("a feature is known of every request")
-    weights = [1 / e for e in chances]
-    total = fsum(weights)
-    scale = len(values) / total
-    points = [list(compress(column, there)) for column in features]
-    fits = _fits(seen, weights, points, folds)
-    guesses = _guesses(fits, points, 0, len(seen))
-    told = [guess + scale * (value - guess) / e for guess, value, e in zip(guesses, seen, chances, strict=True)]
-    away = list(map(not_, there))
-    rest = [list(compress(column, away)) for column in features]
-    untold = _guesses(fits, rest, len(seen), len(values) - len(seen))
-    value = fsum(chain(told, untold)) / len(values)
+    certain = _certain(values, propensities)
+    if certain is None:
+        parts = [_Part.of(range(len(values)), values, propensities, features, folds)]
+    else:
+        both = ([place for place, sure in enumerate(certain) if sure is which] for which in (False, True))
+        parts = [_Part.chosen(places, values, propensities, features, folds) for places in both]
+    if any(part.seen < 2 for part in parts):
+        return None
+    terms = parts[0].terms if certain is None else _merged(certain, parts[1].terms, parts[0].terms)
+    value = fsum(terms) / len(terms)
     successes = fsum(seen)
     return Mean(
         value=value,
-        apart=_merged(there, [term - value for term in told], [term - value for term in untold]),
+        apart=[term - value for term in terms],
         seen=len(seen),
-        effective=total**2 / fsum(map(mul, weights, weights)),
+        parts=[Part(part.places, part.worth) for part in parts],
         smallest=min(chances),
         failures=len(seen) - successes,
         successes=successes,
+        bent=0.0 if certain is None else _skew(seen),
     )
+
+
+def _certain(values: Sequence[float | None], propensities: Sequence[float]) -> list[bool] | None:
+    """Which were certain to be seen; None where all were, or too few of these to be a part of their own.
+
+    None of them too: there is no value where it was certain to be another arm's.
+    """
+    certain = [e == 1 for e in propensities]
+    known = sum(value is not None for value in compress(values, certain))
+    return None if known < 2 or all(certain) else certain
+
+
+def _skew(values: Sequence[float]) -> float:
+    middle = fsum(values) / len(values)
+    apart = [value - middle for value in values]
+    squares = list(map(mul, apart, apart))
+    spread, bent = fsum(squares) / len(values), fsum(map(mul, squares, apart)) / len(values)
+    return float(bent / spread**1.5) if spread > 1e-12 * max(1.0, middle * middle) else 0.0
+
+
+class _Part(NamedTuple):
+    """Requests by their `places`, with what each contributes; `worth`: Kish's number of those `seen`."""
+
+    places: Sequence[int]
+    terms: Sequence[float]
+    seen: int
+    worth: float
+
+    @classmethod
+    def chosen(
+        cls,
+        places: Sequence[int],
+        values: Sequence[float | None],
+        propensities: Sequence[float],
+        features: Sequence[Sequence[float]],
+        folds: int,
+    ) -> _Part:
+        """Those at `places` of all these."""
+        columns = [scaled([column[place] for place in places]) for column in features]
+        own, chances = [values[place] for place in places], [propensities[place] for place in places]
+        return cls.of(places, own, chances, columns, folds)
+
+    @classmethod
+    def of(
+        cls,
+        places: Sequence[int],
+        values: Sequence[float | None],
+        propensities: Sequence[float],
+        features: Sequence[Sequence[float]],
+        folds: int,
+    ) -> _Part:
+        """All of these."""
+        there = [value is not None for value in values]
+        seen = [value for value in values if value is not None]
+        if not seen:
+            return cls(places, [0.0] * len(places), 0, 0.0)
+        chances = list(compress(propensities, there))
+        weights = [1 / e for e in chances]
+        total = fsum(weights)
+        scale = len(values) / total
+        points = [list(compress(column, there)) for column in features]
+        fits = _fits(seen, weights, points, folds)
+        guesses = _guesses(fits, points, 0, len(seen))
+        told = [guess + scale * (value - guess) / e for guess, value, e in zip(guesses, seen, chances, strict=True)]
+        away = list(map(not_, there))
+        rest = [list(compress(column, away)) for column in features]
+        untold = _guesses(fits, rest, len(seen), len(values) - len(seen))
+        return cls(places, _merged(there, told, untold), len(seen), total**2 / fsum(map(mul, weights, weights)))
 
 
 def _merged(there: Sequence[bool], known: Sequence[float], guessed: Sequence[float]) -> list[float]:
@@ -181,21 +293,44 @@ class Ratio(NamedTuple):
     interval: Interval
 
 
-def quotient(over: Mean, under: Mean, over_interval: Interval, under_interval: Interval) -> Ratio | None:
-    """The ratio of two means over the same requests in the same order; None unless `under` is above 0.
+def quotient(over: Mean, under: Mean) -> Ratio | None:
+    """The ratio of two means of shares over the same requests in the same order; None unless `under` is above 0.
 
     A ratio of estimates is on the average too large, by the relative variance of what it is divided by: that is taken
     off `value`. The interval is `intervals.ratio`'s, and needs no such thing.
     """
-    shared, squares = sum(map(mul, over.apart, under.apart)), under.squares
-    spread = sqrt(over.squares * squares)
-    found = ratio(over.value, over_interval, under.value, under_interval, shared / spread if spread > 0 else 0.0)
-    if found is None:
+    spread = sqrt(over.squares * under.squares)
+    correlation = _shared(over, under) / spread if spread > 0 else 0.0
+    found = ratio(over.value, over.share(), under.value, under.share(), correlation)
+    return None if found is None else Ratio(min(found.high, max(found.low, _unbiased(over, under))), found)
+
+
+def proportion(over: Mean, under: Mean) -> Ratio | None:
+    """The same of two means of amounts: the interval is that of the mean of what each request adds to the ratio.
+
+    Two amounts of one request go together, so that what is left of them is as doubtful as the few that were seen of it,
+    and as skewed; neither mean by itself knows that.
+    """
+    if under.value <= 0:
         return None
-    number = len(under.apart)
-    n, plain = number * max(1, number - 1), over.value / under.value
-    value = plain * (1 - squares / n / under.value**2) + shared / n / under.value**2
-    return Ratio(min(found.high, max(found.low, value)), found)
+    plain = over.value / under.value
+    weaker = min(over, under, key=lambda mean: mean.effective)
+    apart = [(a - plain * b) / under.value for a, b in zip(over.apart, under.apart, strict=True)]
+    low, high = replace(weaker, value=plain, apart=apart).amount()
+    found = Interval(max(0.0, low), high)
+    return Ratio(min(found.high, max(found.low, _unbiased(over, under))), found)
+
+
+def _shared(over: Mean, under: Mean) -> float:
+    if len(over.apart) != len(under.apart):
+        raise ValueError("both means are over the same requests")
+    return float(sum(map(mul, over.apart, under.apart)))
+
+
+def _unbiased(over: Mean, under: Mean) -> float:
+    number, plain = len(under.apart), over.value / under.value
+    n = number * max(1, number - 1)
+    return plain * (1 - under.squares / n / under.value**2) + _shared(over, under) / n / under.value**2
 
 
 def _fits(

@@ -69,16 +69,17 @@ def guided(rates: Rates, *, input_tokens: int, prompt: int, guidance: int, lengt
     return teacher_alone(rates, input_tokens=input_tokens, length=guidance) + Fraction(student, MILLION)
 
 
-def break_even_length(rates: Rates, *, prompt: int, guidance: int) -> Fraction | None:
+def break_even_length(rates: Rates, *, prompt: int, guidance: int, again: bool = False) -> Fraction | None:
     """The answer length above which guidance saves money: g + (P + g) * q_in / (p_out - q_out). None: never.
 
     Never when q_out >= p_out. The teacher's input price and its cache discount cancel out: they set how much is
-    saved, not whether.
+    saved, not whether. `again`: a hint, after which the student writes the whole answer, and g * q_out more.
     """
     gain = rates.teacher_out.nano - rates.student_out.nano
     if gain <= 0:
         return None
-    return guidance + Fraction((prompt + guidance) * rates.student_in.nano, gain)
+    twice = guidance * rates.student_out.nano if again else 0
+    return guidance + Fraction((prompt + guidance) * rates.student_in.nano + twice, gain)
 
 
 def saves(rates: Rates, *, prompt: int, guidance: int, length: int) -> bool:

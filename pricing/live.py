@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import compress
 from typing import Any, Literal, NamedTuple
 
-from pricing.aipw import Mean, aipw, quotient, scaled
+from pricing.aipw import Mean, aipw, proportion, quotient, scaled
 from pricing.drift import Change, change
 from pricing.intervals import Interval
 
@@ -99,7 +99,7 @@ class _Part(Window):
         return self._columns[name]
 
 
-Status = Literal["measured", "too_few_failures"]
+Status = Literal["measured", "too_few_failures", "too_few_values"]
 Moving = Literal["score", "agreement", "cost_share"]
 
 
@@ -108,7 +108,8 @@ class Estimate:
     """A number with its interval (95 %) and what it rests on; see `aipw.Mean`.
 
     `few`: fewer than ten failures (or successes) were seen on one side of it. The interval holds even then, but no
-    claim is to be made of the value.
+    claim is to be made of the value. `thin`: of amounts, too few were seen for amounts as skewed as these, and the
+    interval may be too short (`aipw.Mean.thin`).
     """
 
     value: float
@@ -117,11 +118,12 @@ class Estimate:
     effective: float
     smallest_propensity: float | None
     few: bool = False
+    thin: bool = False
 
     @property
     def status(self) -> Status:
         """What may be said of it."""
-        return "too_few_failures" if self.few else "measured"
+        return "too_few_failures" if self.few else "too_few_values" if self.thin else "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ def _arms(
 def _costs_of_served(served: Window) -> tuple[Mean | None, Mean | None]:
     """The same from shadows: both costs of one request are seen there, and how long the answer shown was."""
     shown = scaled([float(each or 0) for each in served["shown_tokens"]])
-    features = [*_asked(served), shown, scaled(list(map(float, served["own"])))]
+    features = [*_asked(served), shown]
     policy = aipw(served["cost"], [1.0] * len(served), features)
     return policy, aipw(served["teacher_cost"], _shadow_propensities(served), features)
 
@@ -254,20 +256,19 @@ def _of_share(mean: Mean | None) -> Estimate | None:
 def _of_amount(mean: Mean | None) -> Estimate | None:
     if mean is None:
         return None
-    return Estimate(mean.value, mean.amount(), mean.seen, mean.effective, mean.smallest)
+    return Estimate(mean.value, mean.amount(), mean.seen, mean.effective, mean.smallest, thin=mean.thin)
 
 
 def _ratio(over: Mean | None, under: Mean | None, *, shares: bool) -> Estimate | None:
     """Of two means over the same requests; it rests on as much as the weaker of the two."""
     if over is None or under is None:
         return None
-    spans = (over.share(), under.share()) if shares else (over.amount(), under.amount())
-    found = quotient(over, under, *spans)
+    found = quotient(over, under) if shares else proportion(over, under)
     if found is None:
         return None
     weaker = min(over, under, key=lambda mean: mean.effective)
-    few = shares and (over.few or under.few)
-    return Estimate(found.value, found.interval, weaker.seen, weaker.effective, weaker.smallest, few)
+    few, thin = shares and (over.few or under.few), not shares and (over.thin or under.thin)
+    return Estimate(found.value, found.interval, weaker.seen, weaker.effective, weaker.smallest, few, thin)
 
 
 def _drift(served: Window) -> list[Drifted]:

@@ -115,7 +115,8 @@ async def request(
 async def tradeoff(query: Annotated[TradeoffQuery, fastapi.Query()], gateway: AGateway) -> Response:
     """What each route keeps of the teacher's accuracy, and for how much, with intervals (95 %).
 
-    `status` of a number: `measured`, `too_few_failures` (the interval holds, the value is no claim) or `not_measured`.
+    `status` of a number: `measured`, `too_few_failures` (the interval holds, the value is no claim),
+    `too_few_values` (the interval may be too short) or `not_measured`.
     `truncated`: older requests in the range were left out.
     """
     found, more = await reports(gateway.ledger, gateway.config, since=query.since, until=query.until)

@@ -46,25 +46,61 @@ class Length(NamedTuple):
         return cls(round(read), round(written))
 
 
+class Verdict(NamedTuple):
+    """What break-even says of guidance of so many `tokens`.
+
+    `kept`: the share of requests of which the teacher was not asked for all; None: nobody has seen yet. `needed`: the
+    share above which guidance pays; None: nobody knows.
+    """
+
+    tokens: int
+    kept: float | None
+    needed: float | None
+
+    @property
+    def pays(self) -> bool | None:
+        """None: that cannot be told yet. What costs all of the teacher's answer, or more, pays for nobody."""
+        if self.needed is None or (self.kept is None and self.needed < 1):
+            return None
+        return self.kept is not None and self.kept > self.needed
+
+    @property
+    def named(self) -> str:
+        """What it is of."""
+        return f"guidance of {self.tokens} tokens"
+
+    def __str__(self) -> str:
+        if self.kept is None:
+            return f"nobody has seen yet what {self.named} keeps from the teacher"
+        if self.needed is None:
+            return f"nobody knows what {self.named} costs of the teacher's answer"
+        return f"{self.named} keeps {self.kept:.3f} from the teacher and pays above {self.needed:.3f}"
+
+
 def closed(policy: Policy, teacher: Price | None, seen: Mapping[int, Seen] = MappingProxyType({})) -> dict[int, str]:
-    """The rungs of guidance that do not pay, by their place, and why. `teacher`: its price; None: not known.
+    """The rungs of guidance that do not pay, by their place, and why; see `verdicts`."""
+    return {place: str(each) for place, each in verdicts(policy, teacher, seen).items() if not each.pays}
+
+
+def verdicts(
+    policy: Policy, teacher: Price | None, seen: Mapping[int, Seen] = MappingProxyType({})
+) -> dict[int, Verdict]:
+    """What break-even says of the rungs of guidance, by their place. `teacher`: its price; None: not known.
 
     What was `seen` counts beside the policy's evidence, which is `CALIBRATION` requests at most: the more is seen, the
     less the evidence matters.
     """
     guided = [place for place, rung in enumerate(policy.rungs) if rung.kind == "guidance"]
-    shut = {place: _shut(policy, place, teacher, seen.get(place, Seen(0, 0))) for place in guided}
-    return {place: why for place, why in shut.items() if why is not None}
+    return {place: _verdict(policy, place, teacher, seen.get(place, Seen(0, 0))) for place in guided}
 
 
-def _shut(policy: Policy, place: int, teacher: Price | None, seen: Seen) -> str | None:
+def _verdict(policy: Policy, place: int, teacher: Price | None, seen: Seen) -> Verdict:
     rung, length = policy.rungs[place], Length.of(policy.evidence)
-    words = f"guidance of {rung.guidance_tokens} tokens"
     told = rung.observed if rung.observed is not None and rung.observed.asked else None
     known = min(told.asked, CALIBRATION) if told is not None else 0
-    if told is None and seen.asked < ENOUGH:
-        return f"nobody has seen yet what {words} keeps from the teacher"
-    kept = ((told.kept * known if told is not None else 0.0) + seen.kept) / (known + seen.asked)
+    kept = None
+    if told is not None or seen.asked >= ENOUGH:
+        kept = ((told.kept * known if told is not None else 0.0) + seen.kept) / (known + seen.asked)
     # What the calibration saw holds the student's part too, today's prices the teacher's alone.
     needed = told.needed if told is not None else None
     if policy.begins(place) and teacher is not None and length is not None:
@@ -72,11 +108,9 @@ def _shut(policy: Policy, place: int, teacher: Price | None, seen: Seen) -> str 
             teacher, input_tokens=length.read, guidance=rung.guidance_tokens, length=length.written
         )
         needed = needed if now is None else max(needed or 0.0, float(now))
-    if needed is None and policy.begins(place):
-        return f"nobody knows what {words} costs of the teacher's answer"
-    if kept > (needed or 0.0):
-        return None
-    return f"{words} keeps {kept:.3f} from the teacher and pays above {needed or 0.0:.3f}"
+    if needed is None and not policy.begins(place):
+        needed = 0.0  # its words are paid for already
+    return Verdict(rung.guidance_tokens, kept, needed)
 
 
 def seen(policy: Policy, requests: Iterable[Sequence[Kept]]) -> dict[int, Seen]:

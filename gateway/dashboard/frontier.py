@@ -110,7 +110,7 @@ def figure(reports: Sequence[RouteReport]) -> Figure | None:
                 "color": "--accent",
                 "size": 10,
                 # No claim is made of an open one.
-                "symbol": ["circle-open" if accuracy.few else "circle" for _, accuracy, _ in placed],
+                "symbol": ["circle" if _sure(accuracy, share) else "circle-open" for _, accuracy, share in placed],
             },
         },
         {
@@ -188,7 +188,7 @@ def _placed(reports: Sequence[RouteReport]) -> list[tuple[RouteReport, Estimate,
 
 def _hull(reports: Sequence[RouteReport]) -> list[Point]:
     """Over routes of which something is claimed, and the teacher."""
-    sure = [Point(share.value, accuracy.value) for _, accuracy, share in _placed(reports) if not accuracy.few]
+    sure = [Point(share.value, accuracy.value) for _, accuracy, share in _placed(reports) if _sure(accuracy, share)]
     return hull([*sure, TEACHER])
 
 
@@ -224,6 +224,11 @@ def _line(name: str, corners: Sequence[Point], color: str, dash: str) -> dict[st
     }
 
 
+def _sure(accuracy: Estimate, share: Estimate) -> bool:
+    """Whether both are claimed."""
+    return accuracy.status == share.status == "measured"
+
+
 def _claim(accuracy: Estimate) -> str:
     return "what too few failures were seen to tell" if accuracy.few else plain_percent(accuracy.value)
 
@@ -231,6 +236,5 @@ def _claim(accuracy: Estimate) -> str:
 def _hover(each: RouteReport, accuracy: Estimate, share: Estimate) -> str:
     low, high = accuracy.interval
     told = "too few failures to claim it" if accuracy.few else f"{plain_percent(low)} to {plain_percent(high)}"
-    return (
-        f"{escaped(each.name)}<br>keeps {plain_percent(accuracy.value)} ({told})<br>costs {plain_percent(share.value)}"
-    )
+    cost = f"{plain_percent(share.value)}{' (too few shadows to claim it)' if share.thin else ''}"
+    return f"{escaped(each.name)}<br>keeps {plain_percent(accuracy.value)} ({told})<br>costs {cost}"

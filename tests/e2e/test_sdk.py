@@ -35,7 +35,7 @@ class TestEveryStrategy:
 
         entry = check_accounts(served, answer)
         assert (entry["strategy"], entry["outcome"], entry["stream"]) == (strategy, "ok", stream)
-        assert answer.receipt["why"] == f"route {name}: {strategy}"
+        assert answer.receipt["why"].startswith(f"route {name}: {strategy}; break-even: ")
         assert entry["text"] is None
         stages = {stage["stage"]: stage["seat"] for stage in answer.receipt["stages"]}
         if strategy in ("teacher", "student"):

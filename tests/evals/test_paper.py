@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,7 @@ async def test_a_hurried_run_ends_in_time_whatever_its_models_do(tmp_path: Path,
     assert ended.why == "the time was over"
     run, results = read(tmp_path / "run")
     assert f"{LEAST} questions of each task" in run.notes[-1]
-    assert {result.cell.split("/")[1] for result in results} == {"teacher"}
+    assert {result.cell.split("/")[1] for result in results} <= {"teacher"}, "whatever the time was enough for"
     assert summarise(run, results).groups
 
 
@@ -347,3 +349,55 @@ def test_exemplars_may_be_the_paper_s_own(questions: Path, tmp_path: Path) -> No
     assert "Q: 0?" not in next(each.prompt[-1]["content"] for each in results if "/7shot/" in each.cell)
     assert told(*options, "--out", tmp_path / "run")[0] == 2, "without them it is another run"
     assert told(*options, "--out", tmp_path / "other", "--exemplars", f"math={own}")[0] == 2
+
+
+async def rambling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A model server that says a word now and then, and never ends."""
+    if (await reader.readline()).startswith(b"GET"):
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    else:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        piece = {"index": 0, "delta": {"role": "assistant", "content": " and"}, "finish_reason": None}
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "mine", "choices": [piece]}
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                await writer.drain()
+                await asyncio.sleep(0.2)
+    writer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("limit", "late", "seats"),
+    [
+        (6.0, CLOSING, ("small",)),
+        pytest.param(6.0, CLOSING, ("small", "big"), marks=pytest.mark.slow),  # and nobody answers anything
+        pytest.param(CLOSING + 12, 0, ("small",), marks=pytest.mark.slow),
+    ],
+)
+async def test_the_whole_command_ends_by_its_limit_and_leaves_a_report(
+    limit: float, late: float, seats: tuple[str, ...], tmp_path: Path, questions: Path
+) -> None:
+    """Started as a process, on a student that never ends; a limit below what closing may take is passed by that."""
+    async with await asyncio.start_server(rambling, "127.0.0.1", 0) as server:
+        file = scripted(tmp_path)
+        config = yaml.safe_load(file.read_text("utf-8"))
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        endless = {"kind": "openai_api", "base_url": url, "prefill": "continue_flag", "probe": False}
+        config["upstreams"] |= {name: {**endless, "model": config["upstreams"][name]["model"]} for name in seats}
+        file.write_text(yaml.safe_dump(config), "utf-8")
+        options = ("--quick", "--yes", "--config", file, "--data", questions, "--out", tmp_path / "run")
+        words = [sys.executable, "-m", "evals.cli", "eval", "paper", *map(str, options), "--minutes", f"{limit / 60:g}"]
+        began = time.monotonic()
+        process = await asyncio.create_subprocess_exec(*words, stdout=PIPE, stderr=PIPE)
+        out, err = await process.communicate()
+        took = time.monotonic() - began
+    assert process.returncode == 0, err.decode()
+    assert took < limit + late
+    assert "answers are missing: the time was over" in " ".join(err.decode().split())
+    run, results = read(tmp_path / "run")
+    assert {result.cell.split("/")[1] for result in results} <= {"teacher"}, "whatever the time was enough for"
+    file = tmp_path / "run" / "report.html"
+    assert str(file) in "".join(out.decode().split())
+    assert run.notes[-1].partition(",")[0] in file.read_text("utf-8")

@@ -1,43 +1,71 @@
-"""What `gkt eval replay` reaches on recorded public answers, where they are at hand.
+"""What `gkt eval replay` reaches on recorded public answers, where they are at hand, as docs/tradeoff.md claims it.
 
-Fewer splits than the numbers of docs/tradeoff.md, hence looser bounds here; the command has the full ones.
+The splits are those of the command, so these are its very numbers: at each target the mean retention over forty held
+halves is at least that, for no more than the share of the teacher's cost that is claimed.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 
 from evals.calibrate import Goal
-from evals.imports import SOURCES, bring
+from evals.imports import SOURCES, Source, bring
 from evals.recorded import Workload
 from evals.report import splits
 from tests.conftest import DATA
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # half a minute of a core for each target, and several on a machine that is busy
     pytest.mark.skipif(not (DATA / "gpt4o_gsm8k.jsonl").is_file(), reason="the recorded answers are not here"),
 ]
 
+SPLITS = 40
+NEAR = 0.002
+"""How far a mean may be from the published one: libraries round products differently, and a candidate more or less."""
 
-def load(name: str, folder: Path) -> Workload:
-    bring(DATA, next(source for source in SOURCES if source.name == name), folder)
-    return Workload.load(folder)
+Load = Callable[[str], Workload]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """A workload by its name, brought and read once."""
+
+    @cache
+    def loaded(name: str) -> Workload:
+        folder = tmp_path_factory.mktemp(name)
+        bring(DATA, next(source for source in SOURCES if source.name == name), folder)
+        return Workload.load(folder)
+
+    return loaded
 
 
 @pytest.mark.parametrize(
-    ("name", "retention", "share"), [("gsm8k", 0.98, 0.14), ("gsm8k", 0.95, 0.09), ("math-l5", 0.98, 0.55)]
+    ("name", "target", "reach", "retention", "share"),
+    [
+        ("gsm8k", 0.98, 0.125, 0.9823, 0.1242),
+        ("gsm8k", 0.95, 0.11, 0.9539, 0.0590),
+        ("math-l5", 0.98, 0.55, 0.9907, 0.5109),
+    ],
 )
-def test_a_policy_keeps_the_accuracy_for_less(name: str, retention: float, share: float, tmp_path: Path) -> None:
-    found = splits(load(name, tmp_path), Goal(retention, 0.6), 3)
-    assert found.retention > retention - 0.015
-    assert found.share < share
-    assert found.refused == 0
+def test_the_published_reach(
+    name: str, target: float, reach: float, retention: float, share: float, load: Load
+) -> None:
+    """At an even chance (confidence 0.5), as published; a split on which calibration refuses is the teacher alone."""
+    found = splits(load(name), Goal(target, 0.5), SPLITS)
+    assert found.retention >= target
+    assert found.share <= reach
+    assert not found.misses(reach), "what the command's --target says"
+    assert found.retention == pytest.approx(retention, abs=NEAR)
+    assert found.share == pytest.approx(share, abs=NEAR)
+    assert found.refused == (3 if name == "math-l5" else 0)
 
 
-def test_every_workload_can_be_read(tmp_path: Path) -> None:
-    for source in SOURCES:
-        workload = load(source.name, tmp_path / source.name)
-        assert (workload.unscored, workload.missing) == (0, 0)
-        assert len(workload.questions) in (1319, 721)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_every_workload_can_be_read(source: Source, load: Load) -> None:
+    workload = load(source.name)
+    assert (workload.unscored, workload.missing) == (0, 0)
+    assert len(workload.questions) in (1319, 721)

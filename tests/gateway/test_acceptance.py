@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.acceptance import Acceptance
+from gateway.acceptance import NEWEST, Acceptance
 from gateway.cascade.kept import Kept
 from gateway.cascade.policy import Policy, Rung, Teacher
 from gateway.errors import Busy
@@ -49,3 +49,12 @@ async def test_what_is_seen_is_of_the_policy_that_was_looked_for() -> None:
     assert acceptance.seen("r", guided) == {1: (2, 2)}, "what was known stays"
     await acceptance.refresh(ledger, {"r": policy(9)})
     assert acceptance.seen("r", guided) == {}
+
+
+def test_of_fixed_guidance_the_newest_count() -> None:
+    acceptance = Acceptance()
+    assert acceptance.finished("r", "hint") == (0, 0)
+    for number in range(NEWEST + 3):
+        acceptance.saw("r", "hint", kept=number != 1 and number != NEWEST)
+    assert acceptance.finished("r", "hint") == (NEWEST, NEWEST - 1), "the second is long ago"
+    assert acceptance.finished("r", "cut-off") == (0, 0)

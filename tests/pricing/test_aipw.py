@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pricing.aipw import Mean, aipw, quotient, scaled
+from pricing.aipw import Mean, aipw, proportion, quotient, scaled
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=60)
 
@@ -91,12 +91,52 @@ def test_a_ratio_of_what_moves_together_is_sure() -> None:
     dear = [draw.uniform(1, 9) for _ in range(400)]
     half = [0.5 * each for each in dear]
     over, under = estimate(half, [1.0] * 400), estimate(dear, [1.0] * 400)
-    found = quotient(over, under, over.amount(), under.amount())
+    found = proportion(over, under)
     assert found is not None
     assert found.value == pytest.approx(0.5)
     assert found.interval.high - found.interval.low < 0.01
     nothing = estimate([0.0] * 400, [1.0] * 400)
-    assert quotient(over, nothing, over.amount(), nothing.amount()) is None
+    assert proportion(over, nothing) is None
+    assert quotient(over, nothing) is None
+
+
+def test_what_was_certain_to_be_seen_teaches_nothing_of_the_rest() -> None:
+    """The rest costs what its length does not tell; of the certain ones the length tells all."""
+    draw = random.Random(6)
+    certain = [draw.random() < 0.8 for _ in range(4_000)]
+    lengths = [draw.uniform(0, 100) for _ in certain]
+    costs = [3 * x if sure else draw.uniform(0, 10) for x, sure in zip(lengths, certain, strict=True)]
+    seen = [cost if sure or draw.random() < 0.1 else None for cost, sure in zip(costs, certain, strict=True)]
+    found = estimate(seen, [1.0 if sure else 0.1 for sure in certain], [lengths])
+    assert found.value == pytest.approx(fmean(costs), abs=0.3)
+    terms = [found.value + each for each in found.apart]
+    rest = fmean(term for term, sure in zip(terms, certain, strict=True) if not sure)
+    assert rest == pytest.approx(5, abs=1.5)
+    assert all(term == pytest.approx(cost) for term, cost, sure in zip(terms, costs, certain, strict=True) if sure)
+
+
+def test_it_is_as_sure_as_the_few_of_the_rest_make_it() -> None:
+    draw = random.Random(7)
+    seen: list[float | None] = [1.0] * 1_700 + [draw.uniform(0, 1) for _ in range(15)] + [None] * 285
+    found = estimate(seen, [1.0] * 1_700 + [0.05] * 300)
+    assert found.effective < 30, "not the 519 that the weights alone would say"
+    alike = estimate([1.0] * 1_715 + [None] * 285, [1.0] * 1_700 + [0.05] * 300)
+    assert alike.effective == pytest.approx(15 * 2_000 / 300)
+    assert alike.share().low < 0.99
+    assert aipw([1.0] * 1_700 + [0.5] + [None] * 299, [1.0] * 1_700 + [0.05] * 300) is None
+
+
+def test_amounts_whose_tail_a_few_cannot_know_are_thin() -> None:
+    draw = random.Random(8)
+
+    def made(tail: float) -> Mean:
+        costs = [draw.lognormvariate(0, 0.3) * (tail if draw.random() < 0.02 else 1) for _ in range(1_600)]
+        rest = [1.0] * 30 + [None] * 370
+        return estimate([*costs, *rest], [1.0] * 1_600 + [0.075] * 400)
+
+    assert made(20).thin
+    assert not made(1).thin
+    assert not estimate([1.0] * 99 + [500.0], [0.05] * 100).thin, "one part knows its own tail"
 
 
 def test_a_feature_that_never_varies_is_harmless() -> None:

@@ -60,6 +60,20 @@ def test_exactly_at_break_even_nothing_is_saved(rates: Rates, i: int, p: int, g:
         assert saves(rates, prompt=p, guidance=g, length=above)
 
 
+@given(rates, tokens, tokens, tokens, tokens, tokens)
+def test_a_hint_is_read_by_a_student_that_writes_the_whole_answer(
+    rates: Rates, i: int, p: int, g: int, length: int, more: int
+) -> None:
+    even = break_even_length(rates, prompt=p, guidance=g, again=True)
+    for tokens_written in (length, g + more):
+        alone, hint = (teacher_alone(rates, input_tokens=i, length=each) for each in (tokens_written, g))
+        student = Fraction(rates.student_in.nano * (p + g) + rates.student_out.nano * tokens_written, 10**6)
+        if even is None:
+            assert rates.student_out >= rates.teacher_out
+        else:
+            assert (tokens_written > even) == (hint + student < alone)
+
+
 @given(rates, tokens, tokens, tokens, tokens)
 def test_costs_are_the_two_bills(rates: Rates, i: int, p: int, g: int, more: int) -> None:
     alone, with_student = two_bills(rates, i, p, g, g + more)

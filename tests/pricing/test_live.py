@@ -91,6 +91,25 @@ def test_shadows_measure_cost_and_agreement() -> None:
     assert found.retention is None
 
 
+def test_a_few_shadows_cannot_know_of_the_dearest_answers() -> None:
+    """Of the teacher's own answers one in fifty costs twenty times the others; few of the rest have a shadow."""
+    draw, requests = random.Random(9), []
+    for at in range(2_000):
+        each = served(draw, at)._replace(shadow_propensity=0.05)
+        dear = 1_000.0 * (20 if draw.random() < 0.02 else 1)
+        if at % 5:
+            each = each._replace(own=True, cost=dear, teacher_cost=dear)
+        elif draw.random() < 0.05:
+            each = each._replace(teacher_cost=dear, agreement=1.0)
+        requests.append(each)
+    found = report(requests)
+    assert found.cost_share is not None
+    assert found.teacher_cost is not None
+    assert found.cost is not None
+    assert found.teacher_cost.status == found.cost_share.status == "too_few_values"
+    assert found.cost.status == "measured", "all of it is seen"
+
+
 def test_few_failures_are_no_claim() -> None:
     draw, requests = random.Random(5), []
     for at in range(1_000):
@@ -157,19 +176,19 @@ RECKONED: dict[str, dict[str, tuple[float, ...] | None]] = {
         "accuracy": (0.7626234874845832, 0.7114324478196238, 0.8071944692402094, 304, 304.0),
         "teacher_accuracy": (0.8857316903194588, 0.7967438576357385, 0.9387544825346573, 86, 86.0),
         "retention": (0.8596324248681703, 0.7863634691214269, 0.9708985115449354, 86, 86.0),
-        "agreement": (0.5082564070044232, 0.4343646913144899, 0.5817891379743578, 97, 68.54922279792746),
+        "agreement": (0.5044612913123382, 0.43053870735894406, 0.5781893414819931, 97, 60.75194904638632),
         "cost": (4096.091835484313, 3916.321557858959, 4286.342128895524, 465, 465.0),
         "teacher_cost": (11529.491120221346, 10702.421860117287, 12504.220252594463, 135, 135.0),
-        "cost_share": (0.35478312530247874, 0.32606382465349537, 0.3848604548970099, 135, 135.0),
+        "cost_share": (0.35478312530247874, 0.3239196512693872, 0.3829405033603037, 135, 135.0),
     },
     "shadow": {
         "accuracy": (0.7368274535098507, 0.6870108055769694, 0.7812398630716898, 338, 338.0),
         "teacher_accuracy": None,
         "retention": None,
-        "agreement": (0.5517104918900262, 0.48580933006420146, 0.6158443179447579, 126, 84.88406319890339),
+        "agreement": (0.5421081843274009, 0.47587555719260427, 0.6068852160067685, 126, 72.24279824510059),
         "cost": (4009.9466666666667, 3850.472766340141, 4175.711391562262, 600, 600.0),
-        "teacher_cost": (12077.60995707254, 10984.906683877787, 13483.880014429356, 126, 84.88406319890339),
-        "cost_share": (0.33130788115430004, 0.3003765490727894, 0.3615590854015155, 126, 84.88406319890339),
+        "teacher_cost": (12086.607529037095, 10946.303617434998, 13551.821272216814, 126, 71.30620875270549),
+        "cost_share": (0.3309938548580336, 0.2955678891900314, 0.3604602927801816, 126, 71.30620875270549),
     },
 }
 """Value, low and high end, values seen and what they are worth, from the formulas written out request by request."""

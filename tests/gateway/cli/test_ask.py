@@ -23,7 +23,7 @@ def test_an_answer_with_its_receipt(stream: str, write: Write, run: Run, tmp_pat
     assert "student's words (small)" in out
     assert "scattered the most by air." in out
     assert "the teacher alone $" in out
-    assert "why: route gkt: cut-off; guidance" in out
+    assert "why: route gkt: cut-off; break-even: guidance of 3 tokens costs" in " ".join(out.split())
     with sqlite3.connect(tmp_path / "ledger.db") as database:
         ((spent, streamed, ended),) = database.execute(
             "SELECT spent, stream, (SELECT min(ended IS NOT NULL) FROM runs) FROM entries"

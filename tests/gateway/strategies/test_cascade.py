@@ -128,7 +128,10 @@ async def test_students_that_agree_are_believed_and_the_teacher_is_not_asked(sta
     assert home.asked == (1, 1, 0)
     assert drafts(answer) == [("one", True, 2, True), ("two", True, 2, False)]
     assert answer.receipt["why"] == (
-        "route gkt: cascade; rung 2 of 2: 2 of 2 drafts agree; "
+        "route gkt: cascade; "
+        "break-even: the drafts cost 0.046 of the teacher's whole answer and pay above that kept from it; "
+        "not observed yet; "
+        "rung 2 of 2: 2 of 2 drafts agree; "
         "the teacher would add +0.000, worth it from 0.100 on: one"
     )
     assert entry["why"] == answer.receipt["why"]
@@ -351,7 +354,7 @@ class TestWholeAnswers:
             answer = await home.ask(needs=["tools"])
         assert home.asked == (0, 0, 1)
         assert answer.receipt["strategy"] == "teacher"
-        assert answer.receipt["why"] == "route gkt: cascade; one cannot do tools: teacher"
+        assert answer.receipt["why"].startswith("route gkt: cascade; one cannot do tools: teacher; break-even: none")
 
     async def test_log_probabilities_are_asked_for_and_shown_to_who_asks(self, stage: Stage) -> None:
         one = Scripted("one", RIGHT, model="one", logprob=-0.25)
