@@ -15,13 +15,12 @@ from gateway.errors import ConfigError
 from pricing.tokens import count
 from students.engine import Message
 
-BUILT_IN = {"concise": 19, "hint": 37, "context": 36, "continue": 31}
-"""The built-in instructions and their lengths, counted before: a vocabulary takes a third of a second to load."""
+BUILT_IN = ("concise", "hint", "context", "continue")
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """A text to add. `tokens` is about how long it is, counted with a common vocabulary: an estimate."""
+    """A text to add. `tokens` is about how long it is, counted once with a common vocabulary: an estimate."""
 
     name: str
     text: str
@@ -41,8 +40,10 @@ class Prompts:
                 raise ConfigError(f"prompts.{name}: cannot read {path}: {error}") from error
         if "{guidance}" not in texts["context"]:
             raise ConfigError("prompts.context: the text must contain {guidance}")
-        known = {name: tokens for name, tokens in BUILT_IN.items() if name not in (extra or {})}
-        self._known = {name: _instruction(name, text.strip(), known.get(name)) for name, text in texts.items()}
+        # Loads the vocabulary as well, before anybody is served: later, the first count would hold up all of them.
+        self._known = {
+            name: Instruction(name, text.strip(), count(text.strip(), "").tokens) for name, text in texts.items()
+        }
 
     def __getitem__(self, name: str) -> Instruction:
         """The instruction of that name; `KeyError` when there is none (the planner has checked)."""
@@ -52,10 +53,6 @@ class Prompts:
     def guidance(self) -> tuple[str, ...]:
         """The names that may instruct a teacher."""
         return tuple(name for name in self._known if name not in ("context", "continue"))
-
-
-def _instruction(name: str, text: str, tokens: int | None) -> Instruction:
-    return Instruction(name, text, count(text, "").tokens if tokens is None else tokens)
 
 
 def after(messages: Sequence[Message], text: str) -> list[Message]:
