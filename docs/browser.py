@@ -31,7 +31,8 @@ def found() -> str | None:
     """The path of a browser: of `GKT_CHROMIUM`, of the system's, of Playwright's; None where there is none."""
     named = os.environ.get("GKT_CHROMIUM")
     candidates = [named] if named else [shutil.which(name) for name in NAMES]
-    return next((path for path in candidates if path and Path(path).exists()), None if named else _of_playwright())
+    lies = next((path for path in candidates if path and Path(path).exists()), None)
+    return lies if lies or named else _of_playwright()
 
 
 def _of_playwright() -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import doctest
 import re
 from collections.abc import Sequence
 
@@ -47,6 +46,8 @@ def _blocks(text: str) -> list[str]:
 
 
 def _gives(block: str) -> bool:
+    import doctest  # brings unittest with it, and few prompts hold an example
+
     try:
         examples = doctest.DocTestParser().get_examples(block)
         for example in examples:

@@ -6,14 +6,17 @@ it has just been given, so that live sums, rebuilt ones and the check cannot mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import orjson
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    CompoundSelect,
     Connection,
+    Dialect,
     Select,
     Table,
     Text,
@@ -189,29 +192,48 @@ def finest_differences(connection: Connection, first: int = 0, end: int | None =
     start = max(first, kept_from(connection))
     if end is not None and start >= end:
         return []
-    return _compared(connection, _kept(LEVELS[0], start, end), proven(start, end))
+    return _compared(connection, LEVELS[0], start, end)
 
 
 def coarser_differences(
     connection: Connection, level: Level, first: int | None = None, end: int | None = None
 ) -> list[dict[str, Any]]:
     """Those of a coarser level, compared with the one it is made of; of whole spans of it, where hours are given."""
-    return _compared(connection, _kept(level, first, end), derived(level, first, end))
+    return _compared(connection, level, first, end)
 
 
-def _kept(level: Level, first: int | None, end: int | None) -> Select[Any]:
-    kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES)))
-    return kept.where(rollups.c.level == level.number, _is_something(), *_hours(first, end))
-
-
-def _compared(connection: Connection, are: Select[Any], should: Select[Any]) -> list[dict[str, Any]]:
+def _compared(connection: Connection, level: Level, first: int | None, end: int | None) -> list[dict[str, Any]]:
+    if first or end is not None:
+        answers = map(connection.execute, _comparisons(level, first, end))
+    else:
+        kind: Callable[[], Dialect] = type(connection.dialect)
+        answers = map(connection.exec_driver_sql, _whole_comparisons(kind, level))
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, statement in (("kept", except_(are, should)), ("should", except_(should, are))):
-        for row in connection.execute(statement).mappings():
+    for name, rows in zip(("kept", "should"), answers, strict=True):
+        for row in rows.mappings():
             key = tuple(row[each] for each in KEYS)
             wrong = found.setdefault(key, {**dict(zip(KEYS, key, strict=True)), "kept": None, "should": None})
             wrong[name] = {each: int(row[each]) for each in MEASURES}
     return [found[key] for key in sorted(found)]
+
+
+def _comparisons(level: Level, first: int | None, end: int | None) -> tuple[CompoundSelect[Any], CompoundSelect[Any]]:
+    """What is kept and should not be, and the other way round."""
+    kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES)))
+    are = kept.where(rollups.c.level == level.number, _is_something(), *_hours(first, end))
+    should = proven(first or 0, end) if level is LEVELS[0] else derived(level, first, end)
+    return except_(are, should), except_(should, are)
+
+
+@cache
+def _whole_comparisons(kind: Callable[[], Dialect], level: Level) -> tuple[str, str]:
+    """Those of all hours, compiled once a process: that takes longer than a small database takes to answer them."""
+    one, other = _comparisons(level, None, None)
+    return _plain(kind(), one), _plain(kind(), other)
+
+
+def _plain(dialect: Dialect, statement: CompoundSelect[Any]) -> str:
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def hold(connection: Connection) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.e2e.gateways import Fakes
     from tests.e2e.served import Served
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CROWD = 100
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from gateway.ledger.entry import Query
 from gateway.ledger.reading import read_savings
 from gateway.ledger.upkeep import check
 from tests.e2e.answers import Answer, ask, check_accounts, nano, whole
-from tests.e2e.gateways import KEY_ENV, PRICES, routes
+from tests.e2e.gateways import KEY_ENV, PRICES, routes, talking
 from tests.e2e.served import Served, eventually, serving
 from tests.e2e.talkers import told
 from tests.fakes import OpenAI
@@ -38,11 +39,36 @@ def config(fakes: Fakes, **more: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def served(tmp_path: Path, own: Fakes) -> Iterator[Served]:
-    """One that only this test asks."""
-    with serving(tmp_path, config(own), **{KEY_ENV: OpenAI.KEY}) as served:
+@pytest.fixture(scope="module")
+def own() -> Iterator[Fakes]:
+    """Fakes that only these tests ask, each about a topic of its own."""
+    with talking() as fakes:
+        yield fakes
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, own: Fakes) -> Iterator[Served]:
+    """A gateway that only they ask."""
+    with serving(tmp_path_factory.mktemp("keeping"), config(own), **{KEY_ENV: OpenAI.KEY}) as served:
         yield served
+
+
+def counted(served: Served) -> Counter[str]:
+    """What is on record so far, and what Prometheus was told."""
+    rows = served.get("/gkt/v1/savings")["data"]
+    return Counter(
+        {
+            "nano-dollars of guidance": sum(row["spent_by_stage"]["guidance"]["nano_usd"] for row in rows),
+            "stored": int(served.sample("gkt_guidance_cache_total", outcome="stored")),
+            "hit": int(served.sample("gkt_guidance_cache_total", outcome="hit")),
+            "guidance": int(served.sample("gkt_stage_duration_seconds_count", stage="guidance")),
+            "requests": sum(summed.requests for summed in read_savings(ledger(served), Query())),
+        }
+    )
+
+
+def ledger(served: Served) -> str:
+    return f"sqlite:///{served.folder}/ledger.db"
 
 
 def cache(answer: Answer) -> str | None:
@@ -51,6 +77,7 @@ def cache(answer: Answer) -> str | None:
 
 @pytest.mark.parametrize(("model", "strategy"), [("gkt", "cut-off"), ("gkt-concise", "concise"), ("gkt-hint", "hint")])
 def test_the_teacher_is_asked_once(served: Served, own: Fakes, topic: str, model: str, strategy: str) -> None:
+    before = counted(served)
     first = ask(served, topic, model=model, temperature=0.3)
     again = ask(served, topic, model=model, temperature=0.7)
     streamed = ask(served, topic, model=model, temperature=0.7, stream=True)
@@ -71,14 +98,9 @@ def test_the_teacher_is_asked_once(served: Served, own: Fakes, topic: str, model
         assert nano(hit.receipt["guidance"]["avoided_usd"]) == paid
         assert hit.receipt["baseline"]["likely_usd"] == first.receipt["baseline"]["likely_usd"]
         assert entry["teacher_tokens"] == 0
-    (row,) = served.get("/gkt/v1/savings")["data"]
-    assert row["spent_by_stage"]["guidance"]["nano_usd"] == paid
-    assert [served.sample("gkt_guidance_cache_total", outcome=each) for each in ("stored", "hit")] == [1, 2]
-    assert served.sample("gkt_stage_duration_seconds_count", stage="guidance") == 1
-    url = f"sqlite:///{served.folder}/ledger.db"
-    assert check(url) == []
-    [summed] = read_savings(url, Query())
-    assert summed.requests == 3
+    wanted = {"nano-dollars of guidance": paid, "stored": 1, "hit": 2, "guidance": 1, "requests": 3}
+    assert counted(served) - before == wanted
+    assert check(ledger(served)) == []
 
 
 def test_other_questions_are_other_ones(served: Served, own: Fakes, topic: str) -> None:

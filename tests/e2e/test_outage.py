@@ -21,7 +21,7 @@ from tests.fakes import OpenAI
 from tests.gateway.shared.server import redis_server
 from tests.postgres_server import SECONDS, PostgresServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ADMIN = "sk-admin-5e4d3c2b1a09"
 PROMPT = 12.0

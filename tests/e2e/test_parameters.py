@@ -46,7 +46,7 @@ class TestParameters:
     def test_two_choices(self, served: Served, stream: bool, topic: str) -> None:
         """One guidance, two samples of the student."""
         answer = ask(
-            served, topic, model="gkt", n=2, messages=sky(topic), max_tokens=60, temperature=1.3, stream=stream
+            served, topic, model="gkt", n=2, messages=sky(topic), max_tokens=48, temperature=1.3, stream=stream
         )
         guidance = answer.receipt["guidance"]
         assert [stage["stage"] for stage in answer.receipt["stages"]] == ["guidance", "answer", "answer"]
@@ -116,7 +116,7 @@ class TestParameters:
     def test_logprobs(self, embedded: Served, topic: str) -> None:
         """Both real models report them: one entry a token, and their texts are the answer."""
         completion = embedded.sdk.chat.completions.create(
-            model="gkt", messages=cast("Any", sky(topic)), logprobs=True, top_logprobs=2, max_tokens=60
+            model="gkt", messages=cast("Any", sky(topic)), logprobs=True, top_logprobs=2, max_tokens=48
         )
         (choice,) = completion.choices
         assert choice.logprobs is not None
@@ -210,7 +210,7 @@ class TestOverrides:
             topic,
             model="gkt",
             messages=sky(topic),
-            max_tokens=60,
+            max_tokens=24,
             extra_headers={"x-gkt-guidance-tokens": "9"},
         )
         assert answer.receipt["guidance"]["budget_tokens"] == 9

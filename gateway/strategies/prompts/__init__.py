@@ -40,6 +40,7 @@ class Prompts:
                 raise ConfigError(f"prompts.{name}: cannot read {path}: {error}") from error
         if "{guidance}" not in texts["context"]:
             raise ConfigError("prompts.context: the text must contain {guidance}")
+        # Loads the vocabulary as well, before anybody is served: later, the first count would hold up all of them.
         self._known = {
             name: Instruction(name, text.strip(), count(text.strip(), "").tokens) for name, text in texts.items()
         }

@@ -24,7 +24,7 @@ from gateway.ledger.sql import SqlLedger
 from gateway.pipeline import Gateway
 from students.scripted import Scripted
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.anyio
 
 ADMIN = {"Authorization": "Bearer sk-admin"}
 CALLER = {"Authorization": "Bearer sk-caller"}

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,11 @@ from gateway.ledger.entry import Entry
 from gateway.ledger.sql import SqlLedger
 from gateway.ledger.store import Store
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 SECONDS = 5.0
 """How long the database is blocked: longer than an intent would be kept waiting."""
@@ -108,14 +109,18 @@ async def check(database: str, folder: Path, load: Load) -> None:
 
 @pytest.mark.parametrize("how", ["locked", "frozen"])
 async def test_a_database_that_blocks_under_load_keeps_nobody(
-    database: str, tmp_path: Path, call: Calls, entry: Entries, how: str
+    database: str, tmp_path: Path, call: Calls, entry: Entries, until: Until, how: str
 ) -> None:
     if how == "frozen" and database.startswith("sqlite"):
         pytest.skip("SQLite has no server")
     blocked = locked if how == "locked" else frozen
     load = Load(await SqlLedger.open(database, spool=tmp_path, heartbeat=0.5), call, entry)
+
+    async def under_way() -> bool:
+        return len(load.done) > 100
+
     clients = [asyncio.create_task(load.client(name)) for name in range(20)]
-    await asyncio.sleep(0.7)
+    await until(under_way)
     before = len(load.done)
     with blocked(database):
         await asyncio.sleep(SECONDS / 2)

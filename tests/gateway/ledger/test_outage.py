@@ -19,7 +19,7 @@ from gateway.ledger.sql import SqlLedger
 from tests.conftest import Children
 from tests.postgres_server import SECONDS, PostgresServer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 Calls = Callable[..., Call]
 Entries = Callable[..., Entry]
@@ -33,7 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]
     made.close()
 
 
-async def test_an_outage_under_load(server: PostgresServer, tmp_path: Path, call: Calls, entry: Entries) -> None:
+async def test_an_outage_under_load(
+    server: PostgresServer, tmp_path: Path, call: Calls, entry: Entries, until: Until
+) -> None:
     ledger = await SqlLedger.open(server.url, spool=tmp_path, heartbeat=0.5)
     stop = asyncio.Event()
     done: list[str] = []
@@ -53,8 +55,11 @@ async def test_an_outage_under_load(server: PostgresServer, tmp_path: Path, call
             slowest = max(slowest, time.monotonic() - began)
             done.append(request_id)
 
+    async def under_way() -> bool:
+        return len(done) > 100
+
     workers = [asyncio.create_task(worker(name)) for name in range(20)]
-    await asyncio.sleep(1)
+    await until(under_way)
     before = len(done)
     await asyncio.to_thread(server.kill)
     await asyncio.sleep(SECONDS)

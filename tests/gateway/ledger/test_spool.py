@@ -321,7 +321,6 @@ async def test_a_folder_that_cannot_be_is_a_configuration_error(url: str) -> Non
 # --- The ledger with it.
 
 
-@pytest.mark.alone
 async def test_a_database_that_is_away_stops_nobody(
     url: str, tmp_path: Path, call: Calls, entry: Entries, logs: list[EventDict], until: Until
 ) -> None:
@@ -344,7 +343,6 @@ async def test_a_database_that_is_away_stops_nobody(
     assert spools(tmp_path) == []
 
 
-@pytest.mark.alone
 async def test_admission_stops_before_the_bound(url: str, call: Calls, entry: Entries, until: Until) -> None:
     ledger = await SqlLedger.open(url, spool_bytes=30_000, patience=0.2)
     admitted: list[Call] = []

@@ -23,7 +23,7 @@ from gateway.shared.redis_budget import RedisBudget
 from pricing.money import Money
 from tests.gateway.shared.server import RedisServer, redis_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.anyio
 
 NOW = time.time()  # Redis forgets the periods of a moment that is many days past
 SECOND = 2.0
@@ -91,6 +91,7 @@ async def load(shared: Shared, stop: asyncio.Event) -> tuple[float, list[Excepti
     return longest, raised, admitted
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 @pytest.mark.parametrize("when_away", ["local", "refuse"])
 async def test_under_load(server: RedisServer, how: str, when_away: str) -> None:
@@ -126,6 +127,7 @@ async def test_under_load(server: RedisServer, how: str, when_away: str) -> None
         assert left == 0 or how == "frozen", "a frozen server may be asked for a place after it was given back"
 
 
+@pytest.mark.alone
 async def test_away_from_the_start(server: RedisServer) -> None:
     server.kill()
     async with open_shared(server.url, when_away="refuse") as shared:
@@ -238,6 +240,7 @@ async def test_answers_belong_to_their_questions_and_the_cancelled_are_taken_bac
         await link.aclose()
 
 
+@pytest.mark.alone
 async def test_a_loop_that_was_busy_does_not_take_redis_for_away(server: RedisServer) -> None:
     """Whose answers have come in long ago, unread."""
     link = Link(server.url, seconds=0.2)
@@ -313,6 +316,7 @@ async def test_scripts_are_sent_again_to_a_server_that_lost_them(server: RedisSe
         assert not link_of(shared).outages
 
 
+@pytest.mark.alone
 async def test_places_of_the_dead_expire_and_those_of_the_living_do_not(server: RedisServer) -> None:
     limits = Limits(concurrent=2)
     dead, living, other = Link(server.url), Link(server.url), Link(server.url)
@@ -377,6 +381,7 @@ async def test_no_redis_is_memory() -> None:
         assert shared.link is None
 
 
+@pytest.mark.alone
 async def test_closing_does_not_wait_for_a_frozen_redis(server: RedisServer) -> None:
     for round_ in range(5):
         stop = asyncio.Event()
@@ -422,6 +427,7 @@ async def test_a_clock_that_is_days_behind_admits_nobody(server: RedisServer, lo
         await shared.budget.reserve("key", day, Money(1), time.time())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("when_away", ["local", "refuse"])
 async def test_breakers_go_on_by_what_each_process_knows(server: RedisServer, when_away: str) -> None:
     async with open_shared(server.url, when_away="local" if when_away == "local" else "refuse") as shared:
