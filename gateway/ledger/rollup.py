@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from sqlalchemy import (
@@ -42,6 +42,9 @@ from gateway.ledger.savings import HOUR, SUMS, hour_of, number
 from gateway.ledger.schema import LEVELS, MEASURES, Level, corrections, entries, marks, rollups
 
 KEYS = rollups.primary_key.columns.keys()
+
+Hour: TypeAlias = int | ColumnElement[int]
+"""An hour since the epoch, or a parameter for one."""
 
 
 def added(dialect: str, which: Any, sign: int = 1) -> Any:
@@ -109,7 +112,7 @@ def _levels(levels: Sequence[Level]) -> Any:
     return union_all(*map(row, levels)).subquery("levels")
 
 
-def proven(start: int, end: int | None = None) -> Select[Any]:
+def proven(start: Hour, end: Hour | None = None) -> Select[Any]:
     """Rollups of the finest level from the hour `start` up to `end`, as entries and corrections together say they are.
 
     Without those that come to nothing: a correction may take out all that an entry put in.
@@ -125,14 +128,14 @@ def proven(start: int, end: int | None = None) -> Select[Any]:
     return told.having(or_(*(func.sum(of.c[name]) != 0 for name in MEASURES)))
 
 
-def derived(level: Level, first: int | None = None, end: int | None = None) -> Select[Any]:
+def derived(level: Level, first: Hour | None = None, end: Hour | None = None) -> Select[Any]:
     """Rollups of a coarser level as the one it is made of has them; of whole spans of it, where hours are given."""
     finer = summed([level], table=rollups).where(rollups.c.level == number(level.of or 0), _is_something())
     told = finer.where(*_hours(first, end))
     return told.having(or_(*(func.sum(rollups.c[name]) != 0 for name in MEASURES)))
 
 
-def _hours(first: int | None, end: int | None) -> list[ColumnElement[bool]]:
+def _hours(first: Hour | None, end: Hour | None) -> list[ColumnElement[bool]]:
     since = [rollups.c.hour >= first] if first is not None else []
     return [*since, *([rollups.c.hour < end] if end is not None else [])]
 
@@ -203,37 +206,36 @@ def coarser_differences(
 
 
 def _compared(connection: Connection, level: Level, first: int | None, end: int | None) -> list[dict[str, Any]]:
-    if first or end is not None:
-        answers = map(connection.execute, _comparisons(level, first, end))
-    else:
-        kind: Callable[[], Dialect] = type(connection.dialect)
-        answers = map(connection.exec_driver_sql, _whole_comparisons(kind, level))
+    kind: Callable[[], Dialect] = type(connection.dialect)
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, rows in zip(("kept", "should"), answers, strict=True):
-        for row in rows.mappings():
+    for name, statement in zip(("kept", "should"), _comparisons(kind, level, first is None, end is None), strict=True):
+        for row in connection.exec_driver_sql(statement, {"first": first, "end": end}).mappings():
             key = tuple(row[each] for each in KEYS)
             wrong = found.setdefault(key, {**dict(zip(KEYS, key, strict=True)), "kept": None, "should": None})
             wrong[name] = {each: int(row[each]) for each in MEASURES}
     return [found[key] for key in sorted(found)]
 
 
-def _comparisons(level: Level, first: int | None, end: int | None) -> tuple[CompoundSelect[Any], CompoundSelect[Any]]:
-    """What is kept and should not be, and the other way round."""
+@cache
+def _comparisons(kind: Callable[[], Dialect], level: Level, from_first: bool, to_last: bool) -> tuple[str, str]:
+    """What is kept and should not be, and the other way round, in the hours from `:first` up to `:end`, if any.
+
+    Compiled once a process: that takes longer than a small database takes to answer.
+    """
+    dialect = kind()
+    first = None if from_first else literal_column(":first", BigInteger)
+    end = None if to_last else literal_column(":end", BigInteger)
     kept = select(*(rollups.c[name] for name in (*KEYS, *MEASURES)))
     are = kept.where(rollups.c.level == level.number, _is_something(), *_hours(first, end))
-    should = proven(first or 0, end) if level is LEVELS[0] else derived(level, first, end)
-    return except_(are, should), except_(should, are)
+    should = proven(number(0) if first is None else first, end) if level is LEVELS[0] else derived(level, first, end)
 
+    def plain(statement: CompoundSelect[Any]) -> str:
+        told = str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        if dialect.name == "sqlite":
+            return told
+        return told.replace(":first", "%(first)s::bigint").replace(":end", "%(end)s::bigint")
 
-@cache
-def _whole_comparisons(kind: Callable[[], Dialect], level: Level) -> tuple[str, str]:
-    """Those of all hours, compiled once a process: that takes longer than a small database takes to answer them."""
-    one, other = _comparisons(level, None, None)
-    return _plain(kind(), one), _plain(kind(), other)
-
-
-def _plain(dialect: Dialect, statement: CompoundSelect[Any]) -> str:
-    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    return plain(except_(are, should)), plain(except_(should, are))
 
 
 def hold(connection: Connection) -> None:

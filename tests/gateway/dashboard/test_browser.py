@@ -122,7 +122,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def page(chromium: str) -> AsyncGenerator[Page, None]:
-    """The page that every test looks at: what a new one costs is to read plotly anew, as much as ten looks."""
+    """The page that every test looks at: what a new one costs is to read plotly anew, as much as four looks."""
     async with async_playwright() as play:
         shown = await play.chromium.launch(executable_path=chromium, args=FLAGS)
         yield await shown.new_page(timezone_id="Asia/Tokyo", locale="en-GB")

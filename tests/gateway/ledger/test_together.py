@@ -124,7 +124,7 @@ def test_pruning_while_sums_are_proven_takes_none_with_it(
     mine.settle(*(replace(served(f"r{n}"), at=NOON - 10 * 86_400) for n in range(20)))
     before = mine.sums()
     spoil(mine)
-    pruned = meanwhile(rollup, "proven", lambda: upkeep.prune(database, NOON, "entries"))
+    pruned = meanwhile(rollup, "_compared", lambda: upkeep.prune(database, NOON, "entries"))
     assert upkeep.rebuild(database)
     assert pruned.result(30)[1] == 20
     assert mine.sums() == before
@@ -140,7 +140,7 @@ def test_who_settles_while_sums_are_proven_is_counted_once(
     before = mine.sums()
     spoil(mine)
     other = process(server)
-    settled = meanwhile(rollup, "proven", lambda: other.settle(served("new")))
+    settled = meanwhile(rollup, "_compared", lambda: other.settle(served("new")))
     waited: list[bool] = []
     real = mending._add
 
