@@ -22,7 +22,16 @@ from structlog.typing import EventDict
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+QUIET = structlog.make_filtering_bound_logger(logging.CRITICAL)
+"""What the suite logs."""
+
+# A program that a test runs in this process has its loggers cached, and no later test could hear them.
+_configure = structlog.configure
+pytest.MonkeyPatch().setattr(
+    structlog, "configure", lambda **how: _configure(**{**how, "cache_logger_on_first_use": False})
+)
+structlog.configure(wrapper_class=QUIET)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -46,6 +55,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     from tests.shares import Shares
 
     return Shares(config, log)
+
+
+def pytest_runtest_teardown() -> None:
+    """What a test has configured ends with it."""
+    structlog.reset_defaults()
+    structlog.configure(wrapper_class=QUIET)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
