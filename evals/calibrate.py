@@ -7,24 +7,19 @@ fitted on all questions given. Needs numpy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import ceil, inf
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evals import fit
-from evals.fit import Shape, Step, Walked
+from evals.fit import Shape, Step
 from evals.recorded import Manifest, Question
-from gateway.cascade.policy import Observed, Policy, Rung, Teacher
+from evals.trials import Trials, observed
+from gateway.cascade.policy import Policy, Rung, Teacher
 
-WORTHS = tuple(float(each) for each in np.geomspace(0.01, 2.0, 55))
-"""Accuracy that one mean teacher's answer must bring, from nearly anything to more than it can."""
-
-FOLDS = 5
 RUNGS = 5
 WIDTH = 8
 """Ladders of each height that are built upon, the most promising ones; of three students that is all there are."""
@@ -32,10 +27,6 @@ WIDTH = 8
 RESAMPLES = 100
 LEAST = 100
 """Questions below which nothing is claimed."""
-
-PERCENTILES = (97, 90, 80)
-"""Limits of tokens that are tried: these percentiles of what the model wrote, rounded up to `ROUND`."""
-ROUND = 16
 
 
 class Unsupported(Exception):
@@ -85,18 +76,22 @@ def calibrate(questions: Sequence[Question], manifest: Manifest, goal: Goal, *, 
     Raises `Unsupported` when there are too few questions, when the teacher is never right or free, or when no policy
     that is cheaper than the teacher alone has a lower bound at the goal.
     """
-    count = len(questions)
+    return picked(Trials(questions, manifest, seed=seed), goal)
+
+
+def picked(trials: Trials, goal: Goal) -> Policy:
+    """The same of trials that may have been made for another goal."""
+    count, teacher = len(trials.questions), trials.teacher
     if count < LEAST:
         raise Unsupported(f"{count} questions; nothing is claimed below {LEAST}", LEAST)
-    teacher = np.array([question.arms[manifest.teacher].score for question in questions])
     if not teacher.any():
         raise Unsupported("the teacher is never right here, so there is no accuracy to keep")
-    if not any(question.arms[manifest.teacher].cost for question in questions):
+    if not trials.unit:
         raise Unsupported("the teacher costs nothing here, so there is nothing to save")
-    search = _Search(questions, manifest, goal, teacher, seed)
+    search = _Search(trials, goal)
     best = search.best()
     # What was picked looks better than it is, the more so the more there was to pick from: once more, so much stricter.
-    search.flattery = flattery(search.seen, teacher, goal, seed=seed)
+    search.flattery = flattery(search.seen, teacher, goal, seed=trials.seed)
     if search.flattery > 0:
         best = search.best()
     if search.reaches(best) and best.share < 1:
@@ -137,39 +132,26 @@ def flattery(seen: Sequence[Candidate], teacher: fit.Vector, goal: Goal, *, seed
 
 
 class _Search:
-    def __init__(
-        self, questions: Sequence[Question], manifest: Manifest, goal: Goal, teacher: fit.Vector, seed: int
-    ) -> None:
-        self._questions, self._manifest, self._goal, self._teacher = questions, manifest, goal, teacher
-        self._teachers = [question.arms[manifest.teacher] for question in questions]
-        self._unit = float(np.mean([arm.cost for arm in self._teachers]))
-        self._folds = np.array_split(np.random.default_rng(seed).permutation(len(questions)), FOLDS)
-        names = (*manifest.students, *manifest.rungs)
-        self._score = {name: sum(question.arms[name].score for question in questions) for name in names}
+    def __init__(self, trials: Trials, goal: Goal) -> None:
+        self._trials, self._goal = trials, goal
+        self._manifest = trials.manifest
         self.seen: list[Candidate] = []
         """All candidates that were judged."""
-        self._played: dict[Shape, list[tuple[float, fit.Vector, fit.Vector]]] = {}
-        """Of each shape its worths, with the scores and costs there: who picks once more need not play once more."""
-        self._built: tuple[Shape, list[Step]] | None = None
         self.flattery = 0.0
         """By how much the retention of whichever is picked of them is too high."""
         self.nearest: Candidate | None = None
         """Of all candidates cheaper than the teacher, the one for whose claim the fewest questions would do."""
-        self.prefer = self._preferred(manifest.students)
-
-    def _preferred(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(sorted(names, key=lambda name: -self._score[name]))
 
     def best(self) -> Candidate:
         """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
         self.seen, self.nearest = [], None
         best = self.tallest()
         # Limits are looked for at the ladder that was found: first the students', then the teacher's.
-        best = self.cheapest(self.limited(best.shape), best)
-        capped = (replace(best.shape, teacher_limit=limit) for limit in self.limits(self._manifest.teacher))
+        best = self.cheapest(self._trials.limited(best.shape), best)
+        capped = (replace(best.shape, teacher_limit=limit) for limit in self._trials.limits(self._manifest.teacher))
         best = self.cheapest(capped, best)
         # Then guidance, where answers under guidance are known, for what the ladder or a part of it does not accept.
-        return self.cheapest(self.guided(best.shape), best)
+        return self.cheapest(self._trials.guided(best.shape), best)
 
     def reaches(self, candidate: Candidate) -> bool:
         """Whether its lower bound, less what it is flattered by, is at the goal."""
@@ -189,9 +171,9 @@ class _Search:
         return found
 
     def _over(self, ladder: tuple[str, ...]) -> Iterator[Shape]:
-        yield self.free(ladder)
+        yield self._trials.free(ladder)
         if len(ladder) > 1:
-            yield replace(self.free(ladder), agreed=True)
+            yield replace(self._trials.free(ladder), agreed=True)
 
     def _rank(self, candidate: Candidate) -> tuple[bool, float]:
         """Least is best: those that reach the goal by what they cost, then the others by how near they come."""
@@ -200,41 +182,6 @@ class _Search:
 
     def _better(self, found: Sequence[Candidate]) -> Candidate:
         return min(found, key=self._rank)
-
-    def free(self, ladder: tuple[str, ...]) -> Shape:
-        """A ladder with no other limits than those that the students were recorded with."""
-        return Shape(ladder, self.prefer, tuple(self._manifest.limits.get(name) for name in ladder))
-
-    def limits(self, model: str) -> list[int]:
-        """The limits of tokens worth trying for a model."""
-        written = [question.arms[model].written for question in self._questions]
-        found = {ceil(float(np.percentile(written, share)) / ROUND) * ROUND for share in PERCENTILES}
-        most = self._manifest.limits.get(model)
-        return sorted(found if most is None else {min(limit, most) for limit in found})
-
-    def limited(self, shape: Shape) -> Iterator[Shape]:
-        """The same ladder, with its students limited at one percentile."""
-        for place in range(len(PERCENTILES)):
-            limits = [self.limits(name) for name in shape.ladder]
-            yield replace(shape, limits=tuple(each[min(place, len(each) - 1)] for each in limits))
-
-    def guided(self, shape: Shape) -> Iterator[Shape]:
-        """The ladder or the beginning of it, and then guidance that grows, gone on from by one student or several.
-
-        Of the lengths of guidance that there are the shorter always come first, as they did when they were recorded.
-        """
-        lengths = sorted({rung.tokens for rung in self._manifest.guided})
-        at = {tokens: [name for name, r in self._manifest.rungs.items() if r.tokens == tokens] for tokens in lengths}
-        for height in range(len(shape.ladder) + 1):
-            tried: set[tuple[str, ...]] = set()
-            for grown, wide in product(range(1, len(lengths) + 1), range(1, len(self._manifest.students) + 1)):
-                rungs = tuple(name for tokens in lengths[:grown] for name in at[tokens][:wide])
-                if rungs not in tried:
-                    tried.add(rungs)
-                    limits = (*shape.limits[:height], *(self._manifest.limits.get(name) for name in rungs))
-                    prefer = self._preferred((*self._manifest.students, *rungs))
-                    made = replace(shape, ladder=(*shape.ladder[:height], *rungs), limits=limits, prefer=prefer)
-                    yield from (replace(made, agreed=agreed) for agreed in (False, True)[: len(made.ladder)])
 
     def cheapest(self, shapes: Iterator[Shape], than: Candidate | None = None) -> Candidate:
         """The cheapest candidate that reaches the goal; where none does, the one that comes nearest."""
@@ -249,55 +196,15 @@ class _Search:
         return self._better(found)
 
     def _candidates(self, shape: Shape) -> Iterator[Candidate]:
-        if shape not in self._played:
-            self._played[shape] = [(worth, whole.score, whole.cost) for worth, whole in self._walks(shape)]
-        return (self._judged(shape, *each) for each in self._played[shape])
-
-    def _walks(self, shape: Shape) -> Iterator[tuple[float, Walked]]:
-        """What became of the questions at each worth, as far as all guidance pays there."""
-        rungs = self._steps(shape)
-        if shape.agreed:  # nothing was learnt, and nothing has to be kept from it
-            whole = fit.walk(rungs, fit.agreement(rungs), 0.0)
-            if self._paying(shape, rungs, whole):
-                yield 0.0, whole
-            return
-        everything = np.arange(len(self._questions))
-        worths = np.array(WORTHS)[:, np.newaxis]
-        walked = fit.blank(len(WORTHS), len(everything))
-        for fold in self._folds:
-            rest = np.setdiff1d(everything, fold)
-            weighings = fit.fit([step.of(rest) for step in rungs], worths)
-            walked.put(fold, fit.walk([step.of(fold) for step in rungs], weighings, worths))
-        for place, worth in enumerate(WORTHS):
-            whole = walked.at(place)
-            if self._paying(shape, rungs, whole):
-                yield worth, whole
-
-    def _steps(self, shape: Shape) -> list[Step]:
-        """The rungs of a shape; the gate over it has the same, and is asked for next."""
-        wanted = replace(shape, agreed=False)
-        if self._built is None or self._built[0] != wanted:
-            self._built = wanted, fit.steps(self._questions, self._manifest, wanted, self._unit)
-        return self._built[1]
-
-    def _paying(self, shape: Shape, rungs: Sequence[Step], walked: Walked) -> bool:
-        """Whether all guidance keeps more from the teacher than it costs of its answers.
-
-        A gateway would not climb it otherwise (`gateway.cascade.gate`).
-        """
-        named = self._manifest.rungs
-        tokens = [named[name].tokens if name in named else 0 for name in shape.ladder]
-        begins = [height for height, length in enumerate(tokens) if length and length not in tokens[:height]]
-        seen = [_observed(rungs, walked, height) for height in begins]
-        return all(each.asked == 0 or each.kept > each.needed for each in seen)
+        return (self._judged(shape, *each) for each in self._trials.played(shape))
 
     def _judged(self, shape: Shape, worth: float, score: fit.Vector, cost: fit.Vector) -> Candidate:
         """The lower bound by Fieller's argument: the mean of policy - rho x teacher is above 0 below it."""
-        count, mean = len(score), float(self._teacher.mean())
+        count, mean = len(score), float(self._trials.teacher.mean())
         retention = float(score.mean()) / mean
         z = NormalDist().inv_cdf(self._goal.confidence)
         # Two pairs are added, one lost and one won, so that no difference seen is not taken for certainty.
-        spread = float(np.sqrt(((score - retention * self._teacher) ** 2).sum() + 2) / count)
+        spread = float(np.sqrt(((score - retention * self._trials.teacher) ** 2).sum() + 2) / count)
         low = retention - z * spread / mean
         margin = retention - self.flattery - self._goal.retention
         needed = count * (z * spread / mean / margin) ** 2 if margin > 0 else inf
@@ -305,7 +212,7 @@ class _Search:
 
     def fitted(self, best: Candidate) -> Policy:
         """The candidate, fitted on all questions, with its evidence."""
-        rungs = self._steps(best.shape)
+        rungs = self._trials.steps(best.shape)
         weighings = fit.agreement(rungs) if best.shape.agreed else fit.fit(rungs, best.worth)
         walked = fit.walk(rungs, weighings, best.worth)
         named = self._manifest.rungs
@@ -315,11 +222,11 @@ class _Search:
                 student=named[name].student if name in named else name,
                 guidance_tokens=named[name].tokens if name in named else 0,
                 max_tokens=limit,
-                logprobs=self._sure(name) or None,
+                logprobs=self._trials.sure(name) or None,
                 gain=_named(step, weighing.gain),
                 cost=_named(step, weighing.cost),
                 next=None if weighing.next is None else _named(step, weighing.next),
-                observed=_observed(rungs, walked, height),
+                observed=observed(rungs, walked, height),
             )
             for height, (name, limit, step, weighing) in enumerate(
                 zip(best.shape.ladder, best.shape.limits, rungs, weighings, strict=True)
@@ -333,18 +240,18 @@ class _Search:
             prefer=list(best.shape.prefer),
             rungs=made,
             evidence={
-                "questions": len(self._questions),
+                "questions": len(self._trials.questions),
                 "target": {"retention": self._goal.retention, "confidence": self._goal.confidence},
                 "retention": round(best.retention - self.flattery, 4),
                 "retention_low": round(best.low - self.flattery, 4),
                 "flattery": round(self.flattery, 4),
                 "cost_share": round(best.share, 4),
-                "teacher_accuracy": round(float(self._teacher.mean()), 4),
+                "teacher_accuracy": round(float(self._trials.teacher.mean()), 4),
                 "mean_teacher_tokens": {
-                    "input": round(float(np.mean([arm.read for arm in self._teachers])), 1),
-                    "output": round(float(np.mean([arm.written for arm in self._teachers])), 1),
+                    "input": round(float(np.mean([arm.read for arm in self._trials.teachers])), 1),
+                    "output": round(float(np.mean([arm.written for arm in self._trials.teachers])), 1),
                 },
-                "mean_teacher_answer_usd": float(f"{self._unit / 1e6:.4g}"),
+                "mean_teacher_answer_usd": float(f"{self._trials.unit / 1e6:.4g}"),
                 "prices": {
                     model: self._manifest.prices[model].model_dump()
                     for model in dict.fromkeys((self._manifest.teacher, *(rung.student for rung in made)))
@@ -352,31 +259,6 @@ class _Search:
                 "recorded": self._manifest.recorded or "unknown",
             },
         )
-
-    def _sure(self, name: str) -> bool:
-        """Whether all drafts of that name told their log-probabilities, so that nobody saw what it means if not."""
-        arms = [question.arms[name] for question in self._questions]
-        return all(arm.complete or (arm.logprob is not None and arm.least is not None) for arm in arms)
-
-
-def _observed(rungs: Sequence[Step], walked: Walked, height: int) -> Observed:
-    came = walked.ended >= height
-    asked = int(came.sum())
-    if asked == 0:
-        return Observed(asked=0, accepted=0, escalated=0, kept=0, needed=0)
-    here = came & (walked.ended == height)
-    spent = sum(float(rungs[rung].asked[walked.ended >= rung].sum()) for rung in range(height, len(rungs)))
-    return Observed(
-        asked=asked,
-        accepted=_share(here & ~walked.escalated, asked),
-        escalated=_share(here & walked.escalated, asked),
-        kept=_share(came & ~walked.escalated, asked),
-        needed=round(spent / float(rungs[height].teacher_cost[came].sum()), 4),
-    )
-
-
-def _share(which: NDArray[np.bool_], of: int) -> float:
-    return round(int(which.sum()) / of, 4)
 
 
 def _named(step: Step, weights: fit.Vector) -> dict[str, float]:

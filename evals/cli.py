@@ -63,10 +63,8 @@ def replay(
     out = show.console(stderr=as_json)
     goals = [goal for goal, _ in wanted]
     held = report.half(workload, goals)
-    over = []
-    for goal in goals:
-        with show.working(out, f"{splits} splits, rho {goal.retention:g}"):
-            over.append(report.splits(workload, goal, splits))
+    with show.working(out, f"{splits} splits, rho {', '.join(f'{goal.retention:g}' for goal in goals)}"):
+        over = report.splits(workload, goals, splits)
     missed = [each for each, (_, most) in zip(over, wanted, strict=True) if each.misses(most)]
     if as_json:
         told = {"workload": workload.manifest.model_dump(mode="json"), **report.told(held, over)}

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from evals.calibrate import Goal, Unsupported, calibrate
+from evals.calibrate import Goal, Unsupported, picked
 from evals.recorded import Manifest, Question, Workload
 from evals.replay import Played, cut, gate, play
 from evals.sweep import Curve, curve, sweep
+from evals.trials import Trials
 from gateway.cascade.policy import Policy
 from gateway.errors import ConfigError
 from pricing import tradeoff
@@ -132,9 +133,10 @@ def half(workload: Workload, goals: Sequence[Goal]) -> Half:
     arms["simple gate: first two to agree"] = lambda question: gate(manifest, question)
     policies: dict[str, Policy] = {}
     refused: dict[str, str] = {}
+    trials = Trials(calibration, manifest)
     for goal in goals:
         try:
-            policy = policies[label(goal)] = calibrate(calibration, manifest, goal)
+            policy = policies[label(goal)] = picked(trials, goal)
         except Unsupported as error:
             refused[label(goal)] = str(error)
             continue
@@ -152,42 +154,56 @@ def half(workload: Workload, goals: Sequence[Goal]) -> Half:
     return Half(len(held), len(calibration), rows, floors, curves, policies, refused)
 
 
-def splits(workload: Workload, goal: Goal, count: int, *, done: Callable[[], object] = lambda: None) -> Splits:
-    """Calibrate and judge on `count` random splits (two or more); `done` is called after each."""
+def splits(
+    workload: Workload, goals: Sequence[Goal], count: int, *, done: Callable[[], object] = lambda: None
+) -> list[Splits]:
+    """Calibrate and judge on `count` random splits (two or more), for each goal; `done` is called after each split."""
     manifest = workload.manifest
-    kept: list[Floor] = []
-    shares: list[float] = []
-    promised: list[float] = []
+    kept: list[list[_Kept]] = [[] for _ in goals]
     gates: list[tuple[float, float]] = []
     for calibration, held in workload.splits(count):
         ends = [_alone(held, model, manifest) for model in (manifest.students[0], manifest.teacher)]
-        baseline = _columns(ends[1])
-        try:
-            policy = calibrate(calibration, manifest, goal)
-        except Unsupported:
-            played = ends[1]
-        else:
-            promised.append(float(policy.evidence["retention"]))
-            played = [play(policy, manifest, question) for question in held]
-        retention, share = _beside(played, baseline)
-        kept.append(_floor(retention, share, held, workload, *ends))
-        shares.append(share)
+        baseline, trials = _columns(ends[1]), Trials(calibration, manifest)
+        for goal, so_far in zip(goals, kept, strict=True):
+            promised: float | None = None
+            try:
+                policy = picked(trials, goal)
+            except Unsupported:
+                played = ends[1]
+            else:
+                promised = float(policy.evidence["retention"])
+                played = [play(policy, manifest, question) for question in held]
+            retention, share = _beside(played, baseline)
+            so_far.append(_Kept(_floor(retention, share, held, workload, *ends), share, promised))
         gates.append(_beside([gate(manifest, question) for question in held], baseline))
         done()
-    retentions = [each.retention for each in kept]
+    gated = (fmean(each for each, _ in gates), fmean(each for _, each in gates))
+    return [_over(goal, each, gated) for goal, each in zip(goals, kept, strict=True)]
+
+
+class _Kept(NamedTuple):
+    """What one split came to; `promised` by a policy, None where there was none."""
+
+    floor: Floor
+    share: float
+    promised: float | None
+
+
+def _over(goal: Goal, kept: Sequence[_Kept], gated: tuple[float, float]) -> Splits:
+    retentions, shares = [each.floor.retention for each in kept], [each.share for each in kept]
     return Splits(
         goal,
-        count,
+        len(kept),
         fmean(retentions),
         stdev(retentions),
         fmean(shares),
         stdev(shares),
-        sum(each >= goal.retention for each in retentions) / count,
-        count - len(promised),
-        _mean(promised),
-        _mean(each.random for each in kept),
-        _mean(each.oracle for each in kept),
-        (fmean(each for each, _ in gates), fmean(each for _, each in gates)),
+        sum(each >= goal.retention for each in retentions) / len(kept),
+        sum(each.promised is None for each in kept),
+        _mean(each.promised for each in kept),
+        _mean(each.floor.random for each in kept),
+        _mean(each.floor.oracle for each in kept),
+        gated,
     )
 
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from evals import fit
-from evals.calibrate import WORTHS
 from evals.fit import Shape
 from evals.recorded import Arm, Manifest, Question
+from evals.trials import WORTHS
 from gateway.cascade.policy import Policy
 from pricing import tradeoff
 from pricing.tradeoff import Point

@@ -23,7 +23,7 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 
 def test_the_floors_and_the_gate_are_of_the_same_halves(workload: Workload) -> None:
-    found = splits(workload, Goal(0.95, 0.6), 3)
+    [found] = splits(workload, [Goal(0.95, 0.6)], 3)
     assert found.oracle is not None
     assert found.random is not None
     assert found.oracle < found.share < found.random
@@ -40,7 +40,7 @@ def test_the_floors_and_the_gate_are_of_the_same_halves(workload: Workload) -> N
 
 
 def test_a_goal_that_every_split_refuses_is_missed(workload: Workload) -> None:
-    found = splits(workload, Goal(1.0, 0.999), 2)
+    [found] = splits(workload, [Goal(1.0, 0.999)], 2)
     assert (found.refused, found.retention, found.share, found.promised) == (2, 1.0, 1.0, None)
     assert found.misses(None), "the teacher alone keeps everything, and no policy was found"
 
@@ -61,4 +61,4 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     for workload in (made(tmp_path / "free", 300, price=0), made(tmp_path / "wrong", 300, right=False)):
         half(workload, [Goal(0.9, 0.6)])
         with pytest.raises(ConfigError, match="never right in a half of the questions, or costs nothing"):
-            splits(workload, Goal(0.9, 0.6), 2)
+            splits(workload, [Goal(0.9, 0.6)], 2)

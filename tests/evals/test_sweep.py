@@ -8,10 +8,11 @@ from statistics import fmean
 
 import pytest
 
-from evals.calibrate import WORTHS, Goal, calibrate
+from evals.calibrate import Goal, calibrate
 from evals.recorded import Arm, Question, Workload, write
 from evals.replay import play
 from evals.sweep import Swept, curve, sweep
+from evals.trials import WORTHS
 from tests.evals.synthetic import MANIFEST, outcomes
 
 
