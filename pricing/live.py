@@ -51,7 +51,7 @@ class Observed(NamedTuple):
 class Window:
     """Requests, oldest first, as one column for each field of `Observed`.
 
-    A report goes through one after the other, of twenty thousand requests: as many objects would take longer to make
+    A report goes through one after the other, of thousands of requests: as many objects would take longer to make
     than all sums over them.
     """
 

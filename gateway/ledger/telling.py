@@ -22,8 +22,8 @@ from gateway.ledger.schema import entries, is_telling, measurements, scores
 from gateway.ledger.totals import plain, read
 from pricing.live import Window
 
-MOST = 20_000
-"""Requests that a report looks at, the newest of its window."""
+MOST = 12_000
+"""Requests that a report looks at, the newest of its window: these are reckoned with in a tenth of a second."""
 
 NAMED = (entries.c.at, entries.c.request_id, entries.c.spent)
 """What tells a request from others, and from what it was before recovery added to it."""
@@ -67,7 +67,7 @@ class Look(NamedTuple):
 
 
 class Telling:
-    """Looks at one database. Any thread may; the last look is kept, some 10 MB at most."""
+    """Looks at one database. Any thread may; the last look is kept, some 6 MB at most."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
