@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -174,17 +175,31 @@ async def measure_pages(url: str, shape: Shape) -> None:
             print(f"\n| {'page':40} | first, ms | then, ms | most, ms | CPU, ms | kB |")
             print(f"|{'-' * 42}|----------:|---------:|---------:|--------:|---:|")
             for name, address in addresses(shape).items():
-                taken, used = [], []
-                for _ in range(TIMES):
-                    began, worked = time.perf_counter(), time.process_time()
-                    answer = await http.get(address if address.startswith("/gkt") else PATH + address)
-                    taken.append((time.perf_counter() - began) * 1_000)
-                    used.append((time.process_time() - worked) * 1_000)
-                    answer.raise_for_status()
-                first, *others = taken
-                times = f"{first:9.1f} | {statistics.median(others):8.1f} | {max(others):8.1f}"
-                size = f"{statistics.median(used[1:]):7.1f} | {len(answer.content) / 1_000:.0f}"
-                print(f"| {name:40} | {times} | {size} |", flush=True)
+                await _page(http, name, address)
+
+            async def news() -> None:
+                """A score, which a look at the trade-off has to reckon with."""
+                await gateway.ledger.score(f"chatcmpl-{shape.entries - 2:012x}", "feedback", random.random())
+
+            await _page(http, "trade-off, 7 days, a new score each", "/tradeoff", news)
+
+
+async def _page(
+    http: httpx.AsyncClient, name: str, address: str, before: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    taken, used = [], []
+    for _ in range(TIMES):
+        if before is not None:
+            await before()
+        began, worked = time.perf_counter(), time.process_time()
+        answer = await http.get(address if address.startswith("/gkt") else PATH + address)
+        taken.append((time.perf_counter() - began) * 1_000)
+        used.append((time.process_time() - worked) * 1_000)
+        answer.raise_for_status()
+    first, *others = taken
+    times = f"{first:9.1f} | {statistics.median(others):8.1f} | {max(others):8.1f}"
+    size = f"{statistics.median(used[1:]):7.1f} | {len(answer.content) / 1_000:.0f}"
+    print(f"| {name:40} | {times} | {size} |", flush=True)
 
 
 def main() -> None:
