@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 
 from gateway.allowance import MOST, Allowance
 from gateway.chat import Call, Seat
@@ -69,8 +70,15 @@ class Process:
         self.store.write([rows.settlement(each, self.run, text=False) for each in entries])
 
     async def recover(self) -> None:
-        """As it does from time to time."""
-        await asyncio.to_thread(self.store.recover, self.run, NOW)
+        """As it does from time to time, and again when another had the database for too long."""
+        while True:
+            try:
+                await asyncio.to_thread(self.store.recover, self.run, NOW)
+            except DBAPIError as error:
+                if not self.store.transient(error):
+                    raise
+            else:
+                break
         await self.budget.recover()
 
     async def used(self) -> int:
