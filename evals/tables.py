@@ -86,11 +86,11 @@ def _floor(floor: Floor) -> list[str]:
 def splits(out: Console, over: list[Splits], most: list[float | None]) -> None:
     """The means over splits; `most` is the cost share that each goal may take, None: any."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("means over splits", overflow="fold")
+    table.add_column("means over splits", overflow="fold", min_width=16)
     for name in ("splits", "rho", "sd", "kappa", "sd", "random", "oracle", "promised", "at rho", "refused", "target"):
         table.add_column(name, justify="right", no_wrap=True)
     for each, limit in zip(over, most, strict=True):
-        asked = f"rho {each.goal.retention:g}" + ("" if limit is None else f", kappa {limit:g}")
+        asked = "" if limit is None else f"kappa {limit:g}: "
         table.add_row(
             Text(f"rho {each.goal.retention:g} at {each.goal.confidence:g}"),
             str(each.count),
@@ -103,7 +103,7 @@ def splits(out: Console, over: list[Splits], most: list[float | None]) -> None:
             "-" if each.promised is None else f"{each.promised:.4f}",
             show.percent(each.reached),
             str(each.refused),
-            Text(f"{asked}: {'missed' if each.misses(limit) else 'reached'}"),
+            Text(f"{asked}{'missed' if each.misses(limit) else 'reached'}"),
         )
     if over:
         rho, kappa = over[0].gate
