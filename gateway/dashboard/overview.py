@@ -6,11 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from gateway.dashboard import figures, keys, tables, tags
 from gateway.dashboard.page import Page, Said
-from gateway.dashboard.period import Period, buckets, local_day, moment, parse, shifted
+from gateway.dashboard.period import Period, buckets, moment, parse, shifted
 from gateway.dashboard.requests import behind
 from gateway.dashboard.tables import BRIEF_SUMS, SUMS, Column, Later, Row, Table, by_group, dearest
 from gateway.ledger.entry import Query, SavingsRow
@@ -93,11 +92,11 @@ class _Asked:
         return self.period.days(self.now)
 
     async def times(self, gateway: Gateway) -> Mapping[str, Sums]:
-        """The sums of each hour or day, those of a zone's days from their hours."""
-        step, days = self.period.step, self.days
-        if step == "hour" or days == "UTC":
-            return await gateway.ledger.sums(self.query(step))
-        return _by_day(await gateway.ledger.sums(self.query("hour")), days)
+        """The sums of each hour or day, by the days of `days`."""
+        asked = self.query(self.period.step)
+        if self.period.step == "day" and self.days != "UTC":
+            asked = replace(asked, ahead=self.period.ahead(self.now))
+        return await gateway.ledger.sums(asked)
 
     def over_time(self, times: Mapping[str, Sums]) -> Table:
         """As a table, whose rows are made when they are looked at."""
@@ -198,12 +197,6 @@ def methods(row: SavingsRow) -> Table:
         ),
         [[name, amount, amount.nano / total if total else None] for name, amount in row.baseline_by_method.items()],
     )
-
-
-def _by_day(hours: Mapping[str, Sums], zone: str) -> dict[str, Sums]:
-    """Sums by hour as sums by the days of a zone, in which each hour lies whole."""
-    days = groupby(hours.items(), key=lambda hour: local_day(hour[0], zone))
-    return {day: Sums.total(sums for _, sums in parts) for day, parts in days}
 
 
 TABLES = {

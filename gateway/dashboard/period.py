@@ -83,6 +83,19 @@ class Period:
         offsets = (datetime.fromtimestamp(at, zone).utcoffset() for at in noons)
         return self.zone if all(off is not None and not off.total_seconds() % 3_600 for off in offsets) else "UTC"
 
+    def ahead(self, now: float) -> tuple[tuple[int, int], ...]:
+        """From which hour since the epoch on the zone is how many hours ahead of UTC; where `days` is not UTC."""
+        if self.since is None:
+            return ()
+        zone, first = ZoneInfo(self.zone), int(self.since // 3_600)
+        found: list[tuple[int, int]] = []
+        for hour in range(first, first + int((self._lasts(now) or 0) // 3_600) + 1):
+            offset = datetime.fromtimestamp(hour * 3_600, zone).utcoffset() or timedelta()
+            hours = int(offset.total_seconds() // 3_600)
+            if not found or found[-1][1] != hours:
+                found.append((hour, hours))
+        return tuple(found)
+
     @property
     def title(self) -> str:
         """How a heading names it."""
@@ -144,11 +157,6 @@ def buckets(step: Step, since: float, until: float, most: int | None = None) -> 
 def shifted(at: float, zone: str) -> float:
     """The moment at which clocks in UTC say what those in a zone say `at` that moment: days are named by that."""
     return datetime.fromtimestamp(at, ZoneInfo(zone)).replace(tzinfo=UTC).timestamp()
-
-
-def local_day(group: str, zone: str) -> str:
-    """The date, in a zone, on which the hour of that name begins."""
-    return datetime.fromtimestamp(moment(group), ZoneInfo(zone)).date().isoformat()
 
 
 def moment(group: str) -> float:

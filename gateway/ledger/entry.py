@@ -162,6 +162,8 @@ class Query:
     """day, model, strategy, caller or hour; None: one row for all."""
     caller: str | None = None
     outcome: str | None = None
+    ahead: tuple[tuple[int, int], ...] = ()
+    """Of days that are not UTC's: from which hour since the epoch on a zone is how many whole hours ahead; in order."""
 
 
 class Stay(NamedTuple):

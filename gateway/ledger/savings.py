@@ -170,18 +170,29 @@ def _summed(
     method = table.c.method if table is rollups else table.c.baseline_method
     parts = [table.c.outcome.label("outcome"), method.label("method")]
     if query.by is not None:
-        parts.append(_group(query.by, table).label("group"))
+        parts.append(_group(query, table).label("group"))
     # PostgreSQL sums whole numbers into decimal ones, which take longer.
     labelled = [cast(sums[name], BigInteger).label(name) for name in MEASURES]  # in the order of `Sums`
     return select(*parts, *labelled).where(*conditions).group_by(*(part.element for part in parts))
 
 
-def _group(by: str, table: Table) -> ColumnElement[Any]:
+def _group(query: Query, table: Table) -> ColumnElement[Any]:
+    by = query.by or ""
     if by not in GROUPS:
         raise BadRequest(f"by must be one of {', '.join(GROUPS)}, not {by!r}", param="by")
     if by == "hour":
         return table.c.hour if table is rollups else hour_of(table)
+    if by == "day" and query.ahead:
+        return _day(table.c.hour if table is rollups else hour_of(table), query.ahead)
     return table.c.hour // number(DAY) if by == "day" and table is rollups else table.c[by]
+
+
+def _day(hour: ColumnElement[int], ahead: Sequence[tuple[int, int]]) -> ColumnElement[int]:
+    """The number of the day, in a zone, that holds an hour; see `Query.ahead`."""
+    (_, first), *later = ahead
+    changes = [(hour >= number(since), (hour + number(hours)) // number(DAY)) for since, hours in reversed(later)]
+    usual = (hour + number(first)) // number(DAY)
+    return case(*changes, else_=usual) if changes else usual
 
 
 def statements(query: Query) -> Iterator[Select[Any]]:
@@ -209,12 +220,12 @@ def brief(query: Query) -> Select[Any]:
         part
         for end in ends
         for part in (
-            _named(query.by, entries, SUMS).where(*wanted(end)).group_by(_group(query.by, entries)),
-            _named(query.by, corrections, dict(corrections.c)).where(*wanted(end, corrections)),
+            _named(query, entries, SUMS).where(*wanted(end)).group_by(_group(query, entries)),
+            _named(query, corrections, dict(corrections.c)).where(*wanted(end, corrections)),
         )
     ]
     parts += [
-        _named(query.by, rollups, dict(rollups.c)).where(*within(*stretch), *filters(query, rollups))
+        _named(query, rollups, dict(rollups.c)).where(*within(*stretch), *filters(query, rollups))
         for stretch in stretches
     ]
     all_ = union_all(*parts).subquery()
@@ -222,8 +233,8 @@ def brief(query: Query) -> Select[Any]:
     return select(all_.c.group, *sums).group_by(all_.c.group)
 
 
-def _named(by: str, table: Table, measures: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
-    return select(_group(by, table).label("group"), *(measures[name].label(name) for name in Brief._fields))
+def _named(query: Query, table: Table, measures: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+    return select(_group(query, table).label("group"), *(measures[name].label(name) for name in Brief._fields))
 
 
 Stretch = tuple[Level, int | None, int | None]
@@ -248,7 +259,7 @@ def levels(query: Query) -> list[Level]:
     """The levels to answer from, coarsest first: not coarser than the groups, and those that keep least beside them."""
     callers = query.by == "caller" or query.caller is not None
     plans = query.by in ("model", "strategy", "route") or query.model is not None or query.strategy is not None
-    longest = {"hour": 1, "day": DAY}.get(query.by or "")
+    longest = {"hour": 1, "day": 1 if query.ahead else DAY}.get(query.by or "")
     # The callers of all time are more rows than the days of a year: only for their own sake.
     fitting = [level for level in LEVELS if level.by_caller is callers and (level.by_plan or (callers and not plans))]
     smallest = {level.hours: level for level in sorted(fitting, key=lambda level: level.by_plan, reverse=True)}

@@ -226,6 +226,34 @@ def test_brief_sums_are_the_whole_ones(data: st.DataObject, url: str, tmp_path: 
     asyncio.run(ask())
 
 
+@given(data=st.data())
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_days_of_a_zone_are_its_hours_put_together(data: st.DataObject, url: str, tmp_path: Path) -> None:
+    """On each database, whose clocks may be set forward and back in between."""
+    of = [data.draw(told(f"r{next(ids)}")) for _ in range(8)]
+    changes = sorted(data.draw(st.sets(st.integers(-300, 300), min_size=1, max_size=3)))
+    ahead = tuple((int(NOON // 3_600) + hour, data.draw(st.integers(-12, 14))) for hour in changes)
+    asked = Query(data.draw(st.none() | moments), data.draw(st.none() | moments))
+
+    def day(hour: str) -> str:
+        number = int(datetime.fromisoformat(hour).timestamp() // 3_600)
+        shift = next((shift for since, shift in reversed(ahead) if since <= number), ahead[0][1])
+        return day_of((number + shift) * 3_600)
+
+    async def ask() -> tuple[Mapping[str, Sums], Mapping[str, Sums]]:
+        made = await SqlLedger.open(url, spool=tmp_path)
+        await asyncio.gather(*(made.settle(entry) for entry in of))
+        found = await made.sums(replace(asked, by="hour")), await made.sums(replace(asked, by="day", ahead=ahead))
+        await made.aclose()
+        return found
+
+    hours, days = asyncio.run(ask())
+    together = {name: [sums for hour, sums in hours.items() if day(hour) == name] for name in sorted(map(day, hours))}
+    assert list(days) == list(together)
+    for name, parts in together.items():
+        assert days[name].row(name) == Sums.total(parts).row(name)
+
+
 def test_there_are_no_brief_sums_of_times() -> None:
     for by in ("day", "hour", None):
         with pytest.raises(ValueError, match="no brief sums"):
