@@ -167,8 +167,11 @@ def aipw(
     if certain is None:
         parts = [_Part.of(range(len(values)), values, propensities, features, folds)]
     else:
-        both = ([place for place, sure in enumerate(certain) if sure is which] for which in (False, True))
-        parts = [_Part.chosen(places, values, propensities, features, folds) for places in both]
+        parts = []
+        for places in ([place for place, sure in enumerate(certain) if sure is which] for which in (False, True)):
+            columns = [scaled([column[place] for place in places]) for column in features]
+            own, drawn = [values[place] for place in places], [propensities[place] for place in places]
+            parts.append(_Part.of(places, own, drawn, columns, folds))
     if any(part.seen < 2 for part in parts):
         return None
     terms = parts[0].terms if certain is None else _merged(certain, parts[1].terms, parts[0].terms)
@@ -211,20 +214,6 @@ class _Part(NamedTuple):
     terms: Sequence[float]
     seen: int
     worth: float
-
-    @classmethod
-    def chosen(
-        cls,
-        places: Sequence[int],
-        values: Sequence[float | None],
-        propensities: Sequence[float],
-        features: Sequence[Sequence[float]],
-        folds: int,
-    ) -> _Part:
-        """Those at `places` of all these."""
-        columns = [scaled([column[place] for place in places]) for column in features]
-        own, chances = [values[place] for place in places], [propensities[place] for place in places]
-        return cls.of(places, own, chances, columns, folds)
 
     @classmethod
     def of(
